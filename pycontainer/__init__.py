@@ -1,0 +1,52 @@
+"""OS-level virtualization as a library: `run` a program in a full container, in-process, no daemon."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pycontainer.errors import (
+        BuildError,
+        CalledProcessError,
+        Error,
+        ImageError,
+        NetworkError,
+        RegistryError,
+        SetupError,
+        SpecError,
+        StateError,
+        TimeoutExpired,
+        UnsupportedError,
+    )
+    from pycontainer.popen import DEVNULL, PIPE, STDOUT, Popen, run
+    from pycontainer.result import CompletedProcess, ExitReason, Usage
+    from pycontainer.spec import IoLimit, Mount, Spec, Tmpfs
+
+__version__ = "0.1.0"
+
+# Loaded when first used (PEP 562): `import pycontainer` costs next to nothing.
+_WHERE = {
+    "errors": (
+        "BuildError", "CalledProcessError", "Error", "ImageError", "NetworkError",
+        "RegistryError", "SetupError", "SpecError", "StateError", "TimeoutExpired",
+        "UnsupportedError",
+    ),
+    "popen": ("DEVNULL", "PIPE", "STDOUT", "Popen", "run"),
+    "result": ("CompletedProcess", "ExitReason", "Usage"),
+    "spec": ("IoLimit", "Mount", "Spec", "Tmpfs"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"pycontainer.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
