@@ -7,6 +7,7 @@
  * 2. The report is written once, after everything else in the container is dead and reaped. */
 #include "plan.h"
 
+#include <linux/capability.h>
 #include <linux/fcntl.h>
 #include <linux/poll.h>
 #include <linux/prctl.h>
@@ -272,6 +273,16 @@ static void let_go_of_streams(void)
         (void)sys(close, fd); /* nothing was written through it, so nothing can be lost */
 }
 
+/* Init. Of its capabilities only the one to kill what changed its ids: the rest was for set-up. */
+static void keep_only_kill(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2] = {{0}};
+
+    data[0].effective = data[0].permitted = 1u << CAP_KILL;
+    (void)sys(capset, &header, data); /* cannot fail: only takes away */
+}
+
 void become_init(struct launch *launch)
 {
     static char stack[PAYLOAD_STACK] __attribute__((aligned(16)));
@@ -290,6 +301,7 @@ void become_init(struct launch *launch)
     if (launch->payload_failed)
         leave(127); /* it has said why; the namespace ends with us */
     let_go_of_streams();
+    keep_only_kill();
     (void)send_report(launch->control, &started); /* the application may be gone: seen below */
     watch_until_end(&watch);
 }

@@ -288,6 +288,14 @@ static long do_await_parent(struct launch *launch)
     return n == 1 ? 0 : n < 0 ? n : -32; /* EPIPE: the launcher has failed, and said why */
 }
 
+/* Launcher. The application has done its share (newuidmap); its end closed means that it has not. */
+static long do_await_application(int controlfd)
+{
+    char byte;
+    long n = sys(read, controlfd, &byte, 1);
+    return n == 1 ? 0 : n < 0 ? n : -32; /* EPIPE */
+}
+
 static long send_message(int control, const struct report *report, int passfd)
 {
     union {
@@ -518,6 +526,7 @@ static long run_step(struct launch *launch, const struct plan_step *step)
     case OP_place_descriptors: return do_place_descriptors(launch, step);
     case OP_set_process_group: return sys(setpgid, 0, INT(0));
     case OP_execute: return do_execute(launch);
+    case OP_await_application: return do_await_application(FD(0));
     default: return -PYC_EINVAL;
     }
 }

@@ -1,4 +1,4 @@
-"""OS-level virtualization as a library: `run` a program in a full container, in-process, no daemon."""
+"""OS-level virtualization as a library: run programs in full containers, in-process, no daemon."""
 
 from __future__ import annotations
 
@@ -20,9 +20,36 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from pycontainer.popen import DEVNULL, PIPE, STDOUT, Popen, run
+    from pycontainer.recover import recover
     from pycontainer.result import CompletedProcess, ExitReason, Usage
     from pycontainer.spec import IoLimit, Mount, Spec, Tmpfs
 
+__all__ = [
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
+    "BuildError",
+    "CalledProcessError",
+    "CompletedProcess",
+    "Error",
+    "ExitReason",
+    "ImageError",
+    "IoLimit",
+    "Mount",
+    "NetworkError",
+    "Popen",
+    "RegistryError",
+    "SetupError",
+    "Spec",
+    "SpecError",
+    "StateError",
+    "TimeoutExpired",
+    "Tmpfs",
+    "UnsupportedError",
+    "Usage",
+    "recover",
+    "run",
+]
 __version__ = "0.1.0"
 
 # Loaded when first used (PEP 562): `import pycontainer` costs next to nothing.
@@ -33,11 +60,11 @@ _WHERE = {
         "UnsupportedError",
     ),
     "popen": ("DEVNULL", "PIPE", "STDOUT", "Popen", "run"),
+    "recover": ("recover",),
     "result": ("CompletedProcess", "ExitReason", "Usage"),
     "spec": ("IoLimit", "Mount", "Spec", "Tmpfs"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
-__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 
 import attrs
 
+from pycontainer import newidmap
 from pycontainer.linux import application
 from pycontainer.plan.encode import complete, encode
 from pycontainer.plan.host import Host
 from pycontainer.plan.rootfs import BaseSpec, compile_base, map_content
 from pycontainer.plan.steps import Plan
-from pycontainer.process import READY, Launch, LaunchFailed
+from pycontainer.process import CHILD, READY, Launch, LaunchFailed
 
 MOST_BASES = 16
+_faults = (-1, 0)  # test build: which step fails, and how
 
 
 @attrs.frozen(kw_only=True)
@@ -50,13 +53,19 @@ class Base:
         self.users = 0
         self.stale = False
         plan = compile_base(spec, host)
-        content = complete(encode(plan), holes=maps.holes() if maps else {})
+        encoded = encode(plan)
+        holes = maps.holes() if maps and encoded.holes else {}
+        content = complete(encoded, holes=holes, fault=_faults)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             launch = Launch(content, (null, null, null), ())
         finally:
             os.close(null)
         try:
+            if spec.subordinate is not None:
+                launch.wait_for(CHILD)
+                newidmap.write_maps(launch.child_pid, host, spec.subordinate)
+                launch.control.send(b"1")
             launch.wait_for(READY)
             self._take_namespaces(launch.child_pid, user=maps is not None)
         except LaunchFailed as failure:
@@ -87,7 +96,7 @@ class Bases:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def hold(self, key: object, spec: BaseSpec, host: Host, maps: IdMaps | None):  # type: ignore[no-untyped-def]
+    def hold(self, key: object, spec: BaseSpec, host: Host, maps: IdMaps | None) -> Iterator[Base]:
         """A base for the time of a launch: it is not closed meanwhile."""
         base = self._take(key, spec, host, maps)
         try:
@@ -97,7 +106,7 @@ class Bases:
 
     def _take(self, key: object, spec: BaseSpec, host: Host, maps: IdMaps | None) -> Base:
         with self._lock:
-            if application.mounts_changed():
+            if application.mount_table().changed():
                 self._drop(list(self._bases))
             base = self._bases.pop(key, None)
             if base is None:
@@ -120,6 +129,11 @@ class Bases:
             base.stale = True
             if not base.users:
                 base.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: it makes its own."""
+        for base in self._bases.values():
+            base.close()
 
     def clear(self) -> None:
         """Let go of all; those in use go when their launch is over."""

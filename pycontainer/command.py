@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from pycontainer.checks import path_text
 from pycontainer.errors import SpecError
 from pycontainer.plan.encode import Program
-from pycontainer.spec import path_text
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_CWD = "/tmp"
@@ -77,9 +77,7 @@ def program(
         candidates: tuple[bytes, ...] = (name,)
     else:
         path = _bytes("env", env.get("PATH", env.get(b"PATH", DEFAULT_PATH)))
-        candidates = tuple(
-            os.path.join(directory or b".", name) for directory in path.split(b":")
-        )
+        candidates = tuple(os.path.join(directory or b".", name) for directory in path.split(b":"))
     return Program(candidates=candidates, argv=argv, environment=environment(env)), name
 
 

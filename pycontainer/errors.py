@@ -79,9 +79,7 @@ class NetworkError(Error):
 class TimeoutExpired(Error, subprocess.TimeoutExpired):
     """`timeout=` ran out; the whole tree is dead. Attributes as subprocess.TimeoutExpired."""
 
-    def __init__(
-        self, cmd: Any, timeout: float, output: Any = None, stderr: Any = None
-    ) -> None:
+    def __init__(self, cmd: Any, timeout: float, output: Any = None, stderr: Any = None) -> None:
         subprocess.TimeoutExpired.__init__(self, cmd, timeout, output=output, stderr=stderr)
 
     __str__ = subprocess.TimeoutExpired.__str__

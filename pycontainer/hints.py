@@ -14,18 +14,30 @@ HINTS: dict[tuple[str, int], str] = {
     ("clone", errno.EACCES): "this user may not put processes into the container's cgroup",
     ("clone", errno.ENOSPC): _SPACE,
     ("clone", errno.EUSERS): "user namespaces are nested 32 deep already",
-    ("clone", errno.EAGAIN): "no more processes are allowed here: pids limit, RLIMIT_NPROC or memory",
-    ("clone", errno.EINVAL): "the kernel lacks one of the namespaces: run `python -m pycontainer doctor`",
+    (
+        "clone",
+        errno.EAGAIN,
+    ): "no more processes are allowed here: pids limit, RLIMIT_NPROC or memory",
+    (
+        "clone",
+        errno.EINVAL,
+    ): "the kernel lacks one of the namespaces: run `python -m pycontainer doctor`",
     ("clone", errno.ENOMEM): "the kernel has no memory left, or the pid namespace is ending",
     ("mount_new", errno.EPERM): (
         "the kernel mounts a procfs only where a whole one is visible: inside another container, "
         "make that with nesting=True (Docker: --security-opt systempaths=unconfined)"
     ),
     ("mount_attach", errno.ENOENT): "the root has no such directory: make it there",
-    ("mount_attach", errno.ENOTDIR): "the root has a file where a directory is mounted, or the reverse",
+    (
+        "mount_attach",
+        errno.ENOTDIR,
+    ): "the root has a file where a directory is mounted, or the reverse",
     ("mount_attach", errno.ELOOP): "the root has a symbolic link where a directory is needed",
     ("open_tree", errno.EINVAL): "a single directory of a mount that hides others cannot be shown",
-    ("write_child_proc", errno.EPERM): "the ids are not this user's to map: see /etc/subuid and newuidmap(1)",
+    (
+        "write_child_proc",
+        errno.EPERM,
+    ): "the ids are not this user's to map: see /etc/subuid and newuidmap(1)",
     ("set_seccomp", errno.EINVAL): "this kernel does not know one of the filter's actions",
     ("execute", errno.E2BIG): "arguments and environment together are too large (execve(2))",
 }

@@ -10,7 +10,6 @@ from pycontainer.errors import SpecError, UnsupportedError
 from pycontainer.idrange import LENGTH
 from pycontainer.linux import facts, native
 from pycontainer.plan.credentials import Identity
-from pycontainer.plan.host import Host
 from pycontainer.spec import Spec
 
 # An /etc/passwd larger than this is an attack (CVE-2024-9676).
@@ -34,7 +33,11 @@ def resolve(spec: Spec, *, ranged: bool) -> Identity:
             )  # fmt: skip
     else:
         length = spec.id_range or LENGTH
-        for field, number in (("user", uid), ("group", gid), *(("extra_groups", g) for g in groups)):
+        for field, number in (
+            ("user", uid),
+            ("group", gid),
+            *(("extra_groups", g) for g in groups),
+        ):
             if number >= length:
                 raise SpecError(field, number, f"an id below {length}, the mapped range")
     return Identity(uid=uid, gid=gid, groups=groups, ranged=ranged)
@@ -91,13 +94,6 @@ def read_inside(root: str, path: str) -> bytes:
         return os.read(fd, MOST_BYTES)
     finally:
         os.close(fd)
-
-
-def single_maps(host: Host, identity: Identity) -> tuple[IdMaps, IdMaps]:
-    """For an ordinary user: the base's map of its own id, and a container's map from that."""
-    base = IdMaps(uid=(host.uid, host.uid, 1), gid=(host.gid, host.gid, 1))
-    inner = IdMaps(uid=(identity.uid, host.uid, 1), gid=(identity.gid, host.gid, 1))
-    return base, inner
 
 
 def range_maps(first: int, length: int) -> IdMaps:

@@ -32,6 +32,10 @@ class IdRanges:
         self._next = 0
         self._lock = threading.Lock()
 
+    def after_fork(self) -> None:
+        """In a forked child: the ranges stay the parent's."""
+        os.close(self._fd)
+
     def acquire(self) -> int:
         """The first host id of a free range. Raises UnsupportedError when all are taken."""
         with self._lock:

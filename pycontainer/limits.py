@@ -31,9 +31,6 @@ class _Parents:
     def __init__(self) -> None:
         self.find = lru_cache(maxsize=32)(Parent.find)
 
-    def after_fork(self) -> None:
-        """A child finds its own: descriptors are shared, what was made is the parent's."""
-
 
 @once_per_process
 def _parents() -> _Parents:
@@ -47,6 +44,7 @@ def parent_of(spec: Spec) -> Parent:
     return _parents().find(spec.cgroup_parent or os.environ.get("PYCONTAINER_CGROUP"))
 
 
+@lru_cache(maxsize=256)
 def enforce(spec: Spec, parent: Parent) -> Enforcement:
     """Raises UnsupportedError for a limit that was asked for and cannot hold here."""
     values: dict[str, object] = {}

@@ -6,6 +6,7 @@ pipes, the text modes and the names are the standard library's.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import os
@@ -23,8 +24,11 @@ import attrs
 
 from pycontainer import command as commands
 from pycontainer.errors import SpecError, TimeoutExpired, UnsupportedError
+from pycontainer.linux import state
+from pycontainer.linux.application import once_per_process
 from pycontainer.result import CompletedProcess, ExitReason, Usage
-from pycontainer.spawn import Command, Ended, Running, spawn
+from pycontainer.running import Ended, Running
+from pycontainer.spawn import Command, spawn
 from pycontainer.spec import Spec, SpecFields
 from pycontainer.verdict import returncode_of, verdict
 
@@ -146,11 +150,9 @@ class Popen(subprocess.Popen[Any]):
             )  # fmt: skip
         if process_group not in (None, 0, -1):
             raise SpecError("process_group", process_group, "None or 0: no other group is inside")
-        whole: dict[str, Any] = dict(overrides)
-        for name, value in (("user", user), ("group", group), ("extra_groups", extra_groups)):
-            if value is not None:
-                whole[name] = value
-        self.spec = make_spec(spec, whole)
+        who = {"user": user, "group": group, "extra_groups": extra_groups}
+        given = {name: value for name, value in who.items() if value is not None}
+        self.spec = make_spec(spec, {**overrides, **given})
         self._meter = OutputMeter(
             float(_or_endless(self.spec.limit("output"))), self._end_for_output
         )
@@ -165,7 +167,7 @@ class Popen(subprocess.Popen[Any]):
         self._meter_pipes(bufsize)
 
     # What subprocess.Popen.__init__ calls once the pipes exist; its parameters by position.
-    def _execute_child(  # type: ignore[override]
+    def _execute_child(
         self, args: Any, executable: Any, preexec_fn: Any, close_fds: bool, pass_fds: Any,
         cwd: Any, env: Any, startupinfo: Any, creationflags: Any, shell: bool,
         p2cread: int, p2cwrite: int, c2pread: int, c2pwrite: int, errread: int, errwrite: int,
@@ -193,6 +195,7 @@ class Popen(subprocess.Popen[Any]):
         self.pid = self._running.pid
         self._child_created = True
         _live.add(self)
+        _arrange_the_end()
 
     def _meter_pipes(self, bufsize: int) -> None:
         for name in ("stdout", "stderr"):
@@ -368,7 +371,8 @@ class Popen(subprocess.Popen[Any]):
         super().__exit__(kind, error, trace)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        if self._running is None or self.returncode is not None:
+        running = self._running
+        if running is None or self.returncode is not None or running.owner != os.getpid():
             return
         _warn(f"container {self.pid} is still running", ResourceWarning, source=self)
         self.destroy()
@@ -415,7 +419,7 @@ def _metered(stream: Any, meter: OutputMeter, bufsize: int) -> Any:
     if isinstance(stream, io.TextIOWrapper):
         settings = (stream.encoding, stream.errors)
         stream = stream.detach()
-    raw = stream.detach() if isinstance(stream, io.BufferedReader) else stream
+    raw: Any = stream.detach() if isinstance(stream, io.BufferedReader) else stream
     piped: Any = _MeteredPipe(raw, meter)
     if bufsize != 0 or settings is not None:
         size = bufsize if bufsize > 1 else io.DEFAULT_BUFFER_SIZE
@@ -454,7 +458,20 @@ def run(
     return result
 
 
-def end_all() -> None:
-    """At the interpreter's end: what still runs is ended, and its cgroups go."""
+@once_per_process
+def _arrange_the_end() -> bool:
+    """Once, and for the process that started a container: a forked child has its own end."""
+    os.register_at_fork(after_in_child=_live.clear)
+    atexit.register(end_all, os.getpid())
+    return True
+
+
+def end_all(owner: int) -> None:
+    """At the interpreter's end: what still runs is ended, and no record of it stays."""
+    if os.getpid() != owner:
+        return
     for process in list(_live):
         process.destroy()
+    session = state.session.peek()
+    if session is not None:
+        session.close()

@@ -7,7 +7,7 @@ import signal
 
 from pycontainer.process import END_CPU_TIME, END_WALL_TIME
 from pycontainer.result import ExitReason
-from pycontainer.spawn import Ended
+from pycontainer.running import Ended
 
 _BY_CLOCK = {END_WALL_TIME: ExitReason.WALL_TIME, END_CPU_TIME: ExitReason.CPU_TIME}
 

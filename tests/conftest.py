@@ -76,13 +76,14 @@ def session_owned(places: leaks.Places, tmp_path_factory: pytest.TempPathFactory
 def warm_up() -> None:
     """One container, so that the descriptors which the library keeps per process are open."""
     import pycontainer
+    from pycontainer.errors import UnsupportedError
 
     run = getattr(pycontainer, "run", None)
     if run is None:
         return
     try:
         run(["true"])
-    except pycontainer.UnsupportedError:
+    except UnsupportedError:
         pass  # the tests that need more than this machine has say so themselves
 
 

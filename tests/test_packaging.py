@@ -72,10 +72,12 @@ def install_and_smoke(interpreter: str, package: Path, place: Path) -> str:
     """Install into a new environment and start a container from there, outside the checkout."""
     subprocess.run([interpreter, "-m", "venv", place], check=True)
     python = place / "bin/python"
-    quiet = ["-q", "--disable-pip-version-check"]
-    subprocess.run([python, "-m", "pip", "install", *quiet, package], check=True)
+    # -I: with PYTHONPATH pip would find the checkout's metadata and install nothing.
+    pip = [str(python), "-I", "-m", "pip", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", str(package)], check=True, cwd="/")
     command = [str(python), "-I", "-X", "dev", str(SMOKE)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd="/").stdout
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd="/")
+    return run.stdout
 
 
 @pytest.mark.parametrize("version", sorted(INTERPRETERS))

@@ -157,6 +157,11 @@ class Cgroup:
         branch, file = self._freezer()
         self._write(branch, file, "0" if file == "cgroup.freeze" else "THAWED")
 
+    def frozen(self) -> bool:
+        """Whether `freeze` was called last, and not `thaw`."""
+        branch, file = self._freezer()
+        return files.read(branch.fd, f"{self.name}/{file}").strip() not in ("0", "THAWED")
+
     def kill(self) -> None:
         """Send SIGKILL to every process, frozen ones and those just being forked included."""
         tree = self._tree
@@ -263,13 +268,16 @@ class Cgroup:
 
         Frozen meanwhile: a process that forks could leave a child behind.
         """
-        self.freeze()
+        paused = self.frozen()
+        if not paused:
+            self.freeze()
         try:
             self._make(branch, limits, numbers)
             for process in self.processes():
                 self._write(branch, "cgroup.procs", str(process))
         finally:
-            self.thaw()
+            if not paused:
+                self.thaw()
 
     def _raises_memory(self, limits: Limits) -> bool:
         now = self._read_v1("memory", "memory.memsw.limit_in_bytes")

@@ -15,8 +15,8 @@ import secrets
 
 import attrs
 
+from pycontainer.cgroup import files, systemd, v2
 from pycontainer.cgroup import hierarchy as hierarchies
-from pycontainer.cgroup import systemd, v2
 from pycontainer.cgroup.hierarchy import Hierarchy
 from pycontainer.cgroup.settings import CONTROLLER_V1, CONTROLLER_V2
 from pycontainer.errors import SpecError
@@ -74,7 +74,12 @@ class Branch:
 
 
 class Parent:
-    """The parent cgroups in every usable hierarchy; owns a descriptor of each directory."""
+    """The parent cgroups in every usable hierarchy; owns a descriptor of each directory.
+
+    `controllers`: the limits that can be enforced and the abilities there are. `paths`: the
+    directory of each controller, the tree of version 2 as `unified`. `always`: the hierarchies
+    in which every container is.
+    """
 
     def __init__(
         self, branches: tuple[Branch, ...], reasons: dict[str, tuple[str, str]], made: list[str]
@@ -90,6 +95,13 @@ class Parent:
         self._reasons = reasons
         self._made = made
         self.controllers = self._abilities()
+        self.paths = self._paths()
+        # What every container needs: to kill, to freeze, to count processor time.
+        self.always: tuple[Branch, ...] = (
+            (self.unified,)
+            if self.unified is not None
+            else tuple({self._v1[name] for name in sorted(_V2_REPLACES) if name in self._v1})
+        )
 
     @classmethod
     def find(cls, wanted: str | None = None) -> Parent:
@@ -115,15 +127,6 @@ class Parent:
                 finding.add_v1(each)
         return cls(tuple(finding.branches), finding.reasons, finding.made)
 
-    @property
-    def paths(self) -> dict[str, str]:
-        """The parent's directory of each controller; the tree of version 2 is `unified`."""
-        paths = {name: branch.path for name, branch in self._v1.items()}
-        if self.unified is not None:
-            paths |= dict.fromkeys(self.unified.controllers, self.unified.path)
-            paths["unified"] = self.unified.path
-        return paths
-
     def why_not(self, ability: str) -> tuple[str, str]:
         """Why a limit or ability is missing here, and what would bring it."""
         unified = self.unified is not None and self.unified.controllers
@@ -148,14 +151,6 @@ class Parent:
             return unified
         return self._v1[CONTROLLER_V1[limit]]
 
-    @property
-    def always(self) -> tuple[Branch, ...]:
-        """The hierarchies every container needs: to kill, to freeze, to count processor time."""
-        if self.unified is not None:
-            return (self.unified,)
-        found = {self._v1[name] for name in ("freezer", "cpuacct") if name in self._v1}
-        return tuple(found)
-
     def remove(self) -> None:
         """Remove the directories that finding this parent made, where they are empty; close."""
         for path in reversed(self._made):
@@ -172,6 +167,13 @@ class Parent:
         branches, self._branches = self._branches, ()
         for branch in branches:
             os.close(branch.fd)
+
+    def _paths(self) -> dict[str, str]:
+        paths = {name: branch.path for name, branch in self._v1.items()}
+        if self.unified is not None:
+            paths |= dict.fromkeys(self.unified.controllers, self.unified.path)
+            paths["unified"] = self.unified.path
+        return paths
 
     def _abilities(self) -> frozenset[str]:
         found = {
@@ -287,7 +289,11 @@ def _files_of_child(fd: int) -> frozenset[str]:
     try:
         child = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
         try:
-            return frozenset(os.listdir(child))
+            found = frozenset(os.listdir(child))
+            if "cgroup.type" in found and files.read(child, "cgroup.type") != "domain\n":
+                # Below a cgroup for threads only: no process can join.
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            return found
         finally:
             os.close(child)
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from pycontainer.spec import IoLimit, Limits
 
@@ -108,7 +109,7 @@ def _cpu_v1(limits: Limits) -> Settings:
     return settings
 
 
-def _rates(limit: IoLimit) -> list[tuple[str, str, int | float]]:
+def _rates(limit: IoLimit) -> list[tuple[str, str, Any]]:
     rates = (
         ("rbps", "read_bps", limit.read_bps),
         ("wbps", "write_bps", limit.write_bps),

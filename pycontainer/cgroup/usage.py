@@ -12,7 +12,11 @@ Read = Callable[[str, str], str | None]
 
 @attrs.frozen(kw_only=True)
 class CgroupUsage:
-    """Times in seconds, sizes in bytes; None is a figure that this cgroup does not count."""
+    """Times in seconds, sizes in bytes; None is a figure that this cgroup does not count.
+
+    `oom_kills` of version 2 counts the first process of each group kill twice, as the kernel does
+    (mm/oom_kill.c; measured on 6.1).
+    """
 
     user_time: float | None = None
     system_time: float | None = None

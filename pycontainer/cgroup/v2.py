@@ -74,7 +74,6 @@ def why_not_joinable(tree: Hierarchy, directory: str) -> str:
     if own is None:
         return ""
     common = os.path.commonpath([own, directory])
-    # A cgroup that is not ours to write to is no obstacle when both ends are the same.
     if os.access(os.path.join(common, "cgroup.procs"), os.W_OK, effective_ids=True):
         return ""
     return f"{common}, above both this process and {directory}, does not let it move processes"
@@ -123,15 +122,20 @@ def _enabled(directory: str, topmost: str) -> Place:
         reasons |= _enabled(os.path.dirname(directory), topmost).reasons
     available = _available(directory)
     enabled = _words(directory, "cgroup.subtree_control")
+    # The kernel would enable pids and cpu even so, and make this a cgroup for threads, below
+    # which nothing but threads of its processes can live: EOPNOTSUPP for every container.
+    holds = not _is_root(directory) and bool(_words(directory, "cgroup.procs"))
     for controller in USED:
         if controller in enabled:
             continue
-        if controller not in available:
+        if holds:
+            reasons[controller] = f"{directory} holds processes, so its children cannot have limits"
+        elif controller not in available:
             reasons.setdefault(controller, f"{directory} was not given the {controller} controller")
-            continue
-        refused = _enable(directory, controller)
-        if refused:
-            reasons[controller] = refused
+        else:
+            refused = _enable(directory, controller)
+            if refused:
+                reasons[controller] = refused
     enabled = _words(directory, "cgroup.subtree_control")
     return Place(
         directory=directory,
@@ -150,8 +154,6 @@ def _enable(directory: str, controller: str) -> str:
         finally:
             os.close(fd)
     except OSError as error:
-        if error.errno == errno.EBUSY:
-            return f"{directory} holds processes, so it cannot enable controllers for children"
         name = errno.errorcode.get(error.errno or 0, str(error.errno))
         return f"{directory} did not enable the {controller} controller: {name}"
     return ""

@@ -8,27 +8,60 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 from collections.abc import Callable
-from functools import cache
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from pycontainer.linux import native
 
-PROC_SUPER_MAGIC = 0x9FA0
 _T = TypeVar("_T")
-_caches: list[Callable[[], None]] = []
 
 
-def once_per_process(function: Callable[[], _T]) -> Callable[[], _T]:
-    """Remember the result until a fork; the child makes its own."""
-    remembered = cache(function)
-    _caches.append(remembered.cache_clear)
-    return remembered
+class Once(Generic[_T]):
+    """A value made at first use. A forked child lets go of its parent's and makes its own."""
+
+    def __init__(self, make: Callable[[], _T]) -> None:
+        self._make = make
+        self._made: list[_T] = []
+        self._lock = threading.RLock()
+        self.__doc__ = make.__doc__
+
+    def __call__(self) -> _T:
+        if not self._made:
+            with self._lock:
+                if not self._made:
+                    self._made.append(self._make())
+        return self._made[0]
+
+    def peek(self) -> _T | None:
+        """The value if there is one yet."""
+        return self._made[0] if self._made else None
+
+    def forget(self) -> None:
+        """In a forked child: descriptors are closed, which leaves the parent's locks alone."""
+        made: list[Any] = list(self._made)
+        self._made.clear()
+        self._lock = threading.RLock()
+        for value in made:
+            if isinstance(value, int):
+                os.close(value)
+            elif hasattr(value, "after_fork"):
+                value.after_fork()
+
+
+_all: list[Once[Any]] = []
+
+
+def once_per_process(make: Callable[[], _T]) -> Once[_T]:
+    """A function that remembers its result until a fork."""
+    once = Once(make)
+    _all.append(once)
+    return once
 
 
 def _forget() -> None:
-    for clear in _caches:
-        clear()
+    for once in _all:
+        once.forget()
 
 
 os.register_at_fork(after_in_child=_forget)
@@ -55,16 +88,24 @@ def proc_fd() -> int:
     return fd
 
 
+class MountTable:
+    """Tells when the mounts of this namespace change (proc(5), mountinfo)."""
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLPRI)
+        self._poll.poll(0)
+
+    def changed(self) -> bool:
+        """Whether a mount came or went since the last call."""
+        return bool(self._poll.poll(0))
+
+    def after_fork(self) -> None:
+        os.close(self._fd)
+
+
 @once_per_process
-def _mount_table() -> tuple[int, select.poll]:
-    fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-    poll = select.poll()
-    poll.register(fd, select.POLLPRI)
-    poll.poll(0)
-    return fd, poll
-
-
-def mounts_changed() -> bool:
-    """Whether a mount came or went in this namespace since the last call (proc(5), mountinfo)."""
-    _, poll = _mount_table()
-    return bool(poll.poll(0))
+def mount_table() -> MountTable:
+    """The mount table of this process."""
+    return MountTable()

@@ -10,6 +10,7 @@ from typing import Any
 
 from pycontainer._native import ffi, lib  # type: ignore[import-not-found]
 
+CLONE_FS = 0x00000200
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000

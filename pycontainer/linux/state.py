@@ -70,11 +70,22 @@ class Session:
             return
         if self.fd < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.fd = os.open(f"{self.name}.session", flags, 0o600, dir_fd=self.directory_fd)
+            self.fd = os.open(f"{self.name}.new", flags, 0o600, dir_fd=self.directory_fd)
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Named only when locked: nobody takes it for one whose owner is gone.
+            os.rename(
+                f"{self.name}.new", f"{self.name}.session",
+                src_dir_fd=self.directory_fd, dst_dir_fd=self.directory_fd,
+            )  # fmt: skip
         content = json.dumps({"version": 1, "directories": sorted(known)}).encode()
         os.pwrite(self.fd, content, 0)  # never shorter than before: they only grow
         self.directories = known
+
+    def after_fork(self) -> None:
+        """In a forked child: the record and its lock stay the parent's."""
+        os.close(self.directory_fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
     def close(self) -> None:
         """The session ends with nothing left: its record goes."""

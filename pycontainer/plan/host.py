@@ -32,7 +32,7 @@ class File:
     content: bytes
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, cache_hash=True)
 class Host:
     """Facts about the kernel, this user and the file system that plans depend on."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from pycontainer.plan.host import Bind, File, Host, Symlink
+from pycontainer.plan.host import Bind, File, Host, Subordinate, Symlink
 from pycontainer.plan.steps import MODE_BASE, Hole, Plan, Step, step
 from pycontainer.spec import Mount, Tmpfs
 
@@ -55,6 +55,7 @@ class BaseSpec:
     binds: tuple[Mount, ...] = ()
     bind_points: tuple[Point, ...] = ()
     user_namespace: bool = False
+    subordinate: Subordinate | None = None
 
 
 def compile_base(base: BaseSpec, host: Host) -> Plan:
@@ -83,8 +84,11 @@ def compile_base(base: BaseSpec, host: Host) -> Plan:
 
 
 def _base_maps(base: BaseSpec) -> Iterator[Step]:
-    if base.user_namespace:
+    if base.subordinate is not None:
+        yield step("await_application", control="control")  # it runs newuidmap and newgidmap
+    elif base.user_namespace:
         yield from map_steps(deny_setgroups=True)
+    if base.user_namespace:
         yield step("release_child")
 
 
@@ -228,9 +232,7 @@ def tmpfs_of(mount: Tmpfs, result: str) -> Step:
     """The spec's tmpfs, capped in bytes and inodes."""
     attributes = NOSUID | NODEV | (0 if mount.executable else NOEXEC)
     size = 0 if mount.size == float("inf") else int(mount.size)  # the kernel's 0 is no limit
-    return tmpfs(
-        result, attributes, size=size, nr_inodes=mount.inodes, mode=f"{mount.mode:04o}"
-    )
+    return tmpfs(result, attributes, size=size, nr_inodes=mount.inodes, mode=f"{mount.mode:04o}")
 
 
 def _beside_tree() -> Iterator[Step]:

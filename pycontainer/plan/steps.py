@@ -29,7 +29,9 @@ class Hole:
 def op_table() -> Mapping[str, tuple[int, tuple[tuple[str, str], ...]]]:
     """name -> (number on the wire, ((operand, type), ...))."""
     table = {}
-    for number, match in enumerate(re.finditer(r'^OP\((\w+), "(.*)"\)', OPS_FILE.read_text(), re.M)):
+    for number, match in enumerate(
+        re.finditer(r'^OP\((\w+), "(.*)"\)', OPS_FILE.read_text(), re.MULTILINE)
+    ):
         operands = tuple(
             (name, kind) for name, kind in (part.split(":") for part in match[2].split())
         )

@@ -21,7 +21,11 @@ def parent_fixture() -> Iterator[Parent]:
     """The parent that `PYCONTAINER_CGROUP` names: unique to this run, removed at its end."""
     parent = Parent.find()
     yield parent
+    directories = set(parent.paths.values())
     parent.remove()
+    for directory in directories:  # made by another `Parent` of this process, before this one
+        if os.path.isdir(directory):
+            os.rmdir(directory)
 
 
 @pytest.fixture(scope="session", name="parent_v1")

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
-from pycontainer.cgroup import Cgroup, Parent, remove_leftovers
+from pycontainer.cgroup import Cgroup, Parent, hierarchy, remove_leftovers
 from pycontainer.errors import SetupError, SpecError
 from pycontainer.spec import Limits
 from tests.cgroup.conftest import Make
-from tests.cgroup.members import Member, Members, wait_for_ever
+from tests.cgroup.members import Member, Members, spin, wait_for_ever
 from tests.require import Require
 
 Ability = Callable[..., None]
@@ -32,11 +33,6 @@ def ticks(process: int) -> int:
     return sum(map(int, stat.rpartition(")")[2].split()[11:13]))
 
 
-def spin() -> None:
-    while True:
-        pass
-
-
 def fork_bomb() -> None:
     """Forks from every process until it is killed; the pids limit keeps it from the machine."""
     while True:
@@ -46,13 +42,19 @@ def fork_bomb() -> None:
             continue
 
 
-@pytest.fixture(params=["usual", "v1"], name="either")
+@pytest.fixture(params=["usual", "without cgroup.kill", "v1"], name="either")
 def either_fixture(
     request: pytest.FixtureRequest, parent: Parent, parent_v1: Parent, require: Require
 ) -> Parent:
-    """The usual parent; then, where there is one, that of version 1 alone."""
+    """The usual parent; one as on Linux before 5.14; where there is one, version 1 alone."""
     if request.param == "usual":
         return parent
+    if request.param == "without cgroup.kill":
+        branches = (
+            attrs.evolve(branch, files=branch.files - {"cgroup.kill"})
+            for branch in parent._branches
+        )
+        return Parent(tuple(branches), {}, [])
     available = "freeze" in parent_v1.controllers
     require("cgroup1", available, "no version 1 freezer hierarchy can be written to")
     return parent_v1
@@ -136,8 +138,11 @@ def test_a_fork_bomb_is_killed_within_seconds(
     assert time.monotonic() - started < 5
 
 
-def test_waiting_for_empty_gives_up_in_time(make: Make, members: Members, either: Parent) -> None:
-    cgroup = make(below=either, **({"pids": 10} if "pids" in either.controllers else {}))
+def test_waiting_for_empty_gives_up_in_time(
+    make: Make, members: Members, either: Parent, ability: Ability
+) -> None:
+    ability("kill")
+    cgroup = make(below=either)
     assert cgroup.wait_empty(0)
     child = members.idle(cgroup)
     assert not cgroup.wait_empty(0.05)
@@ -163,8 +168,8 @@ def test_cgroups_made_inside_are_killed_and_removed_too(
 
 
 def test_a_failure_half_way_leaves_nothing(parent: Parent, ability: Ability) -> None:
-    ability("memory", "pids", "cpu_weight", "cpuset")
     unified = parent.unified is not None and "cpu" in parent.unified.controllers
+    ability("memory", "pids", "cpu_weight" if unified else "cpuset")
     # Version 1 clips a weight, version 2 takes any list of processors.
     limits = (
         Limits(memory=MEBIBYTE, pids=2, cpu_weight=999999)
@@ -181,8 +186,9 @@ def test_a_failure_half_way_leaves_nothing(parent: Parent, ability: Ability) -> 
 
 
 def test_the_cgroup_of_another_is_neither_used_nor_removed(
-    make: Make, parent: Parent, members: Members
+    make: Make, parent: Parent, members: Members, ability: Ability
 ) -> None:
+    ability("kill")
     cgroup = make()
     child = members.idle(cgroup)
     with pytest.raises(SetupError) as raised:
@@ -190,6 +196,19 @@ def test_the_cgroup_of_another_is_neither_used_nor_removed(
     assert raised.value.errno == errno.EEXIST
     assert child.running
     assert cgroup.processes() == [child.pid]
+
+
+def test_without_a_name_the_parent_is_where_it_may_be(members: Members, ability: Ability) -> None:
+    ability("memory", "kill")
+    parent = Parent.of(hierarchy.read(), None)
+    try:
+        assert {"memory", "kill"} <= parent.controllers
+        limits = Limits(memory=64 * MEBIBYTE)
+        with Cgroup.create(parent, f"pycontainer-{os.getpid()}-default", limits) as cgroup:
+            child = members.idle(cgroup)
+            assert cgroup.processes() == [child.pid]
+    finally:
+        parent.remove()
 
 
 @pytest.mark.parametrize(
