@@ -23,7 +23,7 @@ HINTS: dict[tuple[str, int], str] = {
         errno.EINVAL,
     ): "the kernel lacks one of the namespaces: run `python -m pycontainer doctor`",
     ("clone", errno.ENOMEM): "the kernel has no memory left, or the pid namespace is ending",
-    ("mount_new", errno.EPERM): (
+    ("mount_new proc", errno.EPERM): (
         "the kernel mounts a procfs only where a whole one is visible: inside another container, "
         "make that with nesting=True (Docker: --security-opt systempaths=unconfined)"
     ),
@@ -43,8 +43,8 @@ HINTS: dict[tuple[str, int], str] = {
 }
 
 
-def hint(op: str, error: int) -> str:
+def hint(op: str, error: int, fstype: object = None) -> str:
     """A sentence that helps, or nothing."""
     if error in (errno.EMFILE, errno.ENFILE):
         return "too many open files: raise RLIMIT_NOFILE"
-    return HINTS.get((op, error), "")
+    return HINTS.get((op, error), "") or HINTS.get((f"{op} {fstype}", error), "")

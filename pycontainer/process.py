@@ -127,8 +127,10 @@ class Launch:
         return report
 
     def wait_for(self, kind: int, deadline: float | None = None) -> Report:
-        """The report that says `kind`. Raises LaunchFailed, or TimeoutError at the deadline."""
-        while True:
+        """The report that says `kind`, once the clone's pidfd has come too: two processes send, and
+        either may be first. Raises LaunchFailed, or TimeoutError at the deadline."""
+        found: Report | None = None
+        while found is None or self.childfd < 0:
             left = None if deadline is None else max(1e-6, deadline - time.monotonic())
             report = self.receive(left)
             if report is None:
@@ -136,7 +138,8 @@ class Launch:
             if report.kind == FAILED:
                 raise LaunchFailed(report.step, report.errno)
             if report.kind == kind:
-                return report
+                found = report
+        return found
 
     def command(self, kind: int, value: int = 0) -> bool:
         """Tell init to signal the payload or to end. False where it no longer listens."""

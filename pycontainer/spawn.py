@@ -116,7 +116,7 @@ def spawn(spec: Spec, command: Command) -> Running:
             clone_into=cgroup is not None and cgroup.clone_into_fd is not None,
             cpu_usage=enforcement.cpu_time_by_cgroup,
             base_user=ids.base_maps is not None,
-            ready_network=spec.prepared_networks > 0 and spec.network == "none",
+            ready_network=_takes_ready_network(spec),
             pids_by_rlimit=enforcement.pids_by_rlimit,
         )
         prepared = _prepare(compile_plan, spec, host, process, resources)
@@ -140,6 +140,13 @@ def spawn(spec: Spec, command: Command) -> Running:
         give_back = at_end.pop_all().close
         undo.pop_all()
     return Running(launch, cgroup, give_back=give_back, not_enforced=enforcement.not_enforced)
+
+
+def drop_caches() -> None:
+    """Let go of what is kept for the next run: bases and networks made ahead."""
+    for kept in (bases.peek(), ready_networks.peek()):
+        if kept is not None:
+            kept.clear()
 
 
 def join(running: Running, spec: Spec, command: Command) -> Running:
@@ -265,6 +272,11 @@ def _cgroup_inputs(cgroup: Cgroup | None, resources: Resources) -> list[int]:
     return inputs
 
 
+def _takes_ready_network(spec: Spec) -> bool:
+    """A container that mounts a sysfs has to own its network namespace."""
+    return spec.prepared_networks > 0 and spec.network == "none" and spec.sysfs == "none"
+
+
 def _network_inputs(spec: Spec, base: Base, resources: Resources, at_end: ExitStack) -> list[int]:
     if not resources.ready_network:
         return []
@@ -317,4 +329,4 @@ def _step_error(plan: Plan, index: int, errno: int) -> SetupError:
         return SetupError(
             names.ECANCELED, "launch", {}, "the launcher was killed before it could say anything"
         )
-    return SetupError(errno, op, dict(operands), hint(op, errno))
+    return SetupError(errno, op, dict(operands), hint(op, errno, operands.get("fstype")))

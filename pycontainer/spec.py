@@ -6,6 +6,7 @@ where it cannot; a number must hold or `run` raises UnsupportedError; `"max"` me
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -209,9 +210,10 @@ class Spec:
 
     def explain(self) -> str:
         """The plan for this spec on this host in words, and what each relaxation gives away."""
-        from pycontainer.plan.explain import explain
-
-        return explain(self)
+        # By name: this module stands below both, and is loaded without them.
+        words = importlib.import_module("pycontainer.plan.explain")
+        host = importlib.import_module("pycontainer.thishost")
+        return str(words.explain(self, host.this_host()))
 
 
 class SpecFields(TypedDict, total=False):

@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from pycontainer.spawn import drop_caches
 from tests import leaks
 from tests.require import Require, asked, require, required
 
@@ -78,11 +79,8 @@ def warm_up() -> None:
     import pycontainer
     from pycontainer.errors import UnsupportedError
 
-    run = getattr(pycontainer, "run", None)
-    if run is None:
-        return
     try:
-        run(["true"])
+        pycontainer.run(["true"])
     except UnsupportedError:
         pass  # the tests that need more than this machine has say so themselves
 
@@ -112,8 +110,10 @@ def remove_cgroup(directory: Path) -> str | None:
 @pytest.fixture(autouse=True)
 def leak_check(session_owned: None, places: leaks.Places) -> Iterator[None]:
     """Before == after: what a test makes is gone when it ends, what it changes is changed back."""
+    drop_caches()
     before = leaks.snapshot(places)
     yield
+    drop_caches()
     found = leaks.settled_differences(before, places)
     if found:
         pytest.fail("not as it was before the test:\n  " + "\n  ".join(found), pytrace=False)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shlex
 import subprocess
 from collections.abc import Iterator
 
 from pycontainer.ability.report import Ability
-from pycontainer.cgroup import Cgroup, Parent
+from pycontainer.cgroup import Cgroup, Parent, hierarchy
+from pycontainer.cgroup.settings import CONTROLLER_V1
 from pycontainer.errors import SpecError, UnsupportedError
 from pycontainer.limits import parent_of
 from pycontainer.linux.ability import booted_by_systemd
@@ -48,7 +50,8 @@ def _numbers() -> dict[str, Limits]:
 
 def _try(parent: Parent, name: str) -> Ability:
     if name not in parent.controllers:
-        return _ability(name, *parent.why_not(name))
+        why, remedy = parent.why_not(name)
+        return _ability(name, why, give_cgroup(name) or remedy)
     limits = _numbers().get(name)
     if limits is None:
         return _ability(name, "", where=_where(parent, name))
@@ -60,6 +63,20 @@ def _try(parent: Parent, name: str) -> Ability:
         why = errno.errorcode.get(error.errno or 0, str(error))
         return _ability(name, f"{_where(parent, name)}: {why}", parent.why_not(name)[1])
     return _ability(name, "", where=_where(parent, name))
+
+
+def give_cgroup(name: str) -> str:
+    """The command with which root gives this user a cgroup of version 1; "" for all else."""
+    controller = CONTROLLER_V1.get(name)
+    for tree in hierarchy.read():
+        given = os.environ.get("PYCONTAINER_CGROUP") or "pycontainer"
+        directory = tree.directory(os.path.join(tree.own, given))
+        if os.geteuid() and controller in tree.controllers and directory is not None:
+            return (
+                f"sudo install -d -o {os.geteuid()} {shlex.quote(directory)}; "
+                f"export PYCONTAINER_CGROUP={shlex.quote(given)}"
+            )
+    return ""
 
 
 def _ability(name: str, why_not: str, remedy: str = "", *, where: str = "") -> Ability:

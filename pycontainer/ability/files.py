@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 
+from pycontainer.ability.namespaces import blame
 from pycontainer.ability.report import Ability
 from pycontainer.ability.trial import Refused, attempt, child
 from pycontainer.linux import application, native
@@ -21,13 +22,15 @@ AT_EMPTY_PATH = 0x1000
 OVERLAY = "lowerdir=/lower\0upperdir=/upper\0workdir=/work\0userxattr\0\0"
 
 
-def overlay() -> Ability:
+def overlay(host: Host) -> Ability:
     """An overlay mounted inside a user namespace, as a container's writable layer needs it."""
     refused = attempt(native.CLONE_NEWNS, *_overlay_steps())
     why, remedy = "mounted one with userxattr", ""
     if refused:
         why = str(refused)
-        remedy = "modprobe overlay" if refused.errno == errno.ENODEV else "use Linux 5.11 or newer"
+        remedy = (
+            "sudo modprobe overlay" if refused.errno == errno.ENODEV else "use Linux 5.11 or newer"
+        )
     return Ability(name="overlay", available=not refused, why=why, remedy=remedy)
 
 
@@ -45,7 +48,10 @@ def idmapped_mounts(host: Host) -> Ability:
     path = tempfile.gettempdir()
     try:
         _map_ids_of_mount(path)
-    except (OSError, Refused) as error:
+    except Refused as refused:
+        why, remedy = blame("user", refused, host)
+        return Ability(name="idmapped_mounts", available=False, why=why, remedy=remedy)
+    except OSError as error:
         name = errno.errorcode.get(error.errno or 0, str(error.errno))
         if not host.privileged:
             why = f"{name}; only root of the file system may"

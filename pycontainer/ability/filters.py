@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from pycontainer.ability.namespaces import blame
 from pycontainer.ability.report import Ability
 from pycontainer.ability.trial import attempt
 from pycontainer.linux import native
@@ -19,16 +20,15 @@ ALLOW_ALL = struct.pack("<HBBI", BPF_RET, 0, 0, SECCOMP_RET_ALLOW)
 CAP_SYS_PTRACE = 19
 
 
-def seccomp() -> Iterator[Ability]:
+def seccomp(host: Host) -> Iterator[Ability]:
     """A filter that is really installed, and whether a filter may ask a supervisor."""
     refused = attempt(0, step("set_no_new_privs"), step("set_seccomp", filter=ALLOW_ALL))
-    yield Ability(
-        name="seccomp.filter",
-        available=not refused,
-        why=str(refused) if refused else "installed one",
-        remedy="boot a kernel built with CONFIG_SECCOMP_FILTER=y" if refused else "",
-        needed=True,
-    )
+    why, remedy = "installed one", ""
+    if refused and refused.op != "set_seccomp":  # not even so far: a namespace is missing
+        why, remedy = blame("user", refused, host)
+    elif refused:
+        why, remedy = str(refused), "boot a kernel built with CONFIG_SECCOMP_FILTER=y"
+    yield Ability(name="seccomp.filter", available=not refused, why=why, remedy=remedy, needed=True)
     notification = native.seccomp_action_available(SECCOMP_RET_USER_NOTIF)
     yield Ability(
         name="seccomp.user_notification",
@@ -58,7 +58,7 @@ def settings(host: Host) -> Iterator[Ability]:
             name=f"setting.{name}",
             available=not hindered,
             why="this kernel has no such switch" if value is None else f"{name}={value}",
-            remedy=f"sysctl -w {name}={free}" if hindered else "",
+            remedy=f"sudo sysctl -w {name}={free}" if hindered else "",
         )
     yield _yama()
     yield _memfd_noexec()
@@ -71,7 +71,7 @@ def _yama() -> Ability:
     why = "this kernel has no Yama" if value is None else f"{YAMA}={value}"
     if hindered:
         why += ": a debugger outside cannot attach to what runs inside"
-    remedy = f"sysctl -w {YAMA}=0" if hindered else ""
+    remedy = f"sudo sysctl -w {YAMA}=0" if hindered else ""
     return Ability(name=f"setting.{YAMA}", available=not hindered, why=why, remedy=remedy)
 
 
@@ -81,5 +81,5 @@ def _memfd_noexec() -> Ability:
     why = "this kernel has no such switch" if value is None else f"{MEMFD_NOEXEC}={value}"
     if hindered:
         why += ": the launcher is executed from its file, which must not be writable to others"
-    remedy = f"sysctl -w {MEMFD_NOEXEC}=1" if hindered else ""
+    remedy = f"sudo sysctl -w {MEMFD_NOEXEC}=1" if hindered else ""
     return Ability(name=f"setting.{MEMFD_NOEXEC}", available=not hindered, why=why, remedy=remedy)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import shutil
-import subprocess
 from collections.abc import Iterator
 
 from pycontainer.ability.report import Ability
 from pycontainer.ability.trial import Refused, attempt, unmapped_child
+from pycontainer.errors import UnsupportedError
 from pycontainer.idrange import LENGTH
 from pycontainer.linux import facts, native
 from pycontainer.linux.ability import (
@@ -18,6 +18,7 @@ from pycontainer.linux.ability import (
     is_filtered,
     sysctl,
 )
+from pycontainer.newidmap import subordinate_of, write_maps
 from pycontainer.plan.host import Host
 from pycontainer.plan.rootfs import tmpfs
 from pycontainer.plan.steps import Step, step
@@ -38,7 +39,10 @@ CONFIG = {
 }  # fmt: skip
 # The kernel's default on a machine of 8 GiB; far above what containers need.
 PLENTY = 31231
-_ANSWER_SECONDS = 5.0
+OUTER_CONTAINER = (
+    "docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined …, "
+    "or pycontainer.run(…, nesting=True) outside"
+)
 
 
 def namespaces(host: Host) -> Iterator[Ability]:
@@ -56,9 +60,10 @@ def blame(name: str, refused: Refused, host: Host) -> tuple[str, str]:
     setting = NAMESPACE_LIMITS[name]
     if refused.errno in (errno.ENOSPC, errno.EUSERS):
         return f"{refused}; {setting}={sysctl(setting)} is used up", enlarge(setting)
-    if refused.op == "clone" and refused.errno in (errno.EINVAL, errno.ENOSYS):
+    if refused.op == "clone" and refused.errno == errno.EINVAL:
         return f"{refused}; this kernel has none", f"boot a kernel built with {CONFIG[name]}=y"
-    if refused.errno in (errno.EPERM, errno.EACCES):
+    # ENOSYS is a filter's word: every kernel that is new enough has clone3 (5.3).
+    if refused.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS):
         return _blame_for_denial(refused, host)
     return str(refused), "python -m pycontainer doctor --format json"
 
@@ -72,12 +77,11 @@ def _blame_for_denial(refused: Refused, host: Host) -> tuple[str, str]:
     if not host.privileged:
         for setting, hindering, free in ((USERNS_CLONE, "0", "1"), (APPARMOR_USERNS, "1", "0")):
             if sysctl(setting) == hindering:
-                return f"{refused}; {setting}={hindering}", f"sysctl -w {setting}={free}"
+                return f"{refused}; {setting}={hindering}", f"sudo sysctl -w {setting}={free}"
     if is_filtered():
         return (
             f"{refused}; a seccomp filter lies on this process",
-            "docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined …"
-            ", or pycontainer.run(…, nesting=True) outside",
+            OUTER_CONTAINER,
         )
     return (
         f"{refused}; a security module (SELinux, AppArmor) or a chroot forbids it",
@@ -87,7 +91,7 @@ def _blame_for_denial(refused: Refused, host: Host) -> tuple[str, str]:
 
 def enlarge(setting: str) -> str:
     """The command that gives a namespace limit its usual room."""
-    return f"sysctl -w {setting}={PLENTY}"
+    return f"sudo sysctl -w {setting}={PLENTY}"
 
 
 def id_range(host: Host) -> Ability:
@@ -97,47 +101,33 @@ def id_range(host: Host) -> Ability:
         why = f"{refused}" if refused else f"mapped {LENGTH} ids that are nobody's"
         remedy = "python -m pycontainer doctor" if refused else ""
         return Ability(name="ids.range", available=not refused, why=why, remedy=remedy, needed=True)
-    why_not, remedy = _try_newidmap()
-    why = why_not or "newuidmap and newgidmap mapped this user's subordinate ids"
-    return Ability(name="ids.range", available=not why_not, why=why, remedy=remedy)
+    why_not = _try_newidmap(host)
+    if why_not is None:
+        why = "newuidmap and newgidmap mapped this user's subordinate ids"
+        return Ability(name="ids.range", available=True, why=why)
+    installed = all(map(shutil.which, ("newuidmap", "newgidmap")))
+    remedy = _give_ranges() if installed else "sudo apt-get install uidmap"
+    return Ability(name="ids.range", available=False, why=why_not, remedy=remedy)
 
 
-def _try_newidmap() -> tuple[str, str]:
-    """(why not, remedy), both empty when this user's subordinate ids could be mapped."""
-    ranges = []
-    for program, file in (("newuidmap", "/etc/subuid"), ("newgidmap", "/etc/subgid")):
-        if shutil.which(program) is None:
-            return f"{program} is not installed", "apt-get install uidmap"
-        ids = facts.subordinate_ids(file, facts.own_names())
-        if ids is None:
-            return f"{file} gives this user nothing", _give_ranges()
-        ranges.append((program, *ids))
+def _try_newidmap(host: Host) -> str | None:
+    """Why this user's subordinate ids could not be mapped; None when they were."""
     try:
+        ids = subordinate_of(host, LENGTH)
         with unmapped_child() as pid:
-            for program, first, count in ranges:
-                _map_subordinate(program, pid, first, count)
-    except Refused as refused:
-        return str(refused), "see namespace.user"
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip()
-        return said, "chmod u+s /usr/bin/newuidmap /usr/bin/newgidmap"
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error), "apt-get install --reinstall uidmap"
-    return "", ""
-
-
-def _map_subordinate(program: str, pid: int, first: int, count: int) -> None:
-    subprocess.run(
-        [program, str(pid), "0", str(first), str(count)],
-        check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_ANSWER_SECONDS,
-    )  # fmt: skip
+            write_maps(pid, host, ids)
+    except UnsupportedError as error:
+        return error.why
+    except (OSError, Refused) as error:
+        return str(error)
+    return None
 
 
 def _give_ranges() -> str:
     name = facts.own_names()[0]
     if name.isdigit():  # usermod knows only names
-        return f"sh -c 'echo {name}:100000:65536 | tee -a /etc/subuid >>/etc/subgid'"
-    return f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
+        return f"sudo sh -c 'echo {name}:100000:65536 | tee -a /etc/subuid >>/etc/subgid'"
+    return f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
 
 
 def limits_of_namespaces() -> Iterator[Ability]:
@@ -146,6 +136,7 @@ def limits_of_namespaces() -> Iterator[Ability]:
         value = sysctl(setting)
         if value is not None:
             available = value != "0"
-            remedy = "" if available else enlarge(setting)
+            inside = is_filtered()  # another container's: what is outside decides
+            remedy = "" if available else OUTER_CONTAINER if inside else enlarge(setting)
             why = f"{setting}={value}"
             yield Ability(name=f"setting.{setting}", available=available, why=why, remedy=remedy)

@@ -34,11 +34,11 @@ def probe() -> HostReport:
 def _abilities(host: Host) -> Iterator[Ability]:
     yield from namespaces(host)
     yield id_range(host)
-    yield overlay()
+    yield overlay(host)
     yield idmapped_mounts(host)
     yield from cgroups()
     yield systemd_delegation()
-    yield from seccomp()
+    yield from seccomp(host)
     yield landlock()
     yield from settings(host)
     yield from limits_of_namespaces()

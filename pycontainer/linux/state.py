@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -90,7 +91,8 @@ class Session:
     def close(self) -> None:
         """The session ends with nothing left: its record goes."""
         if self.fd >= 0 and self.owner == os.getpid():
-            os.unlink(f"{self.name}.session", dir_fd=self.directory_fd)
+            with contextlib.suppress(FileNotFoundError):  # somebody removed the whole directory
+                os.unlink(f"{self.name}.session", dir_fd=self.directory_fd)
             os.close(self.fd)
             self.fd = -1
 

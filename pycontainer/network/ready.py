@@ -57,11 +57,15 @@ class ReadyNetworks:
             for fd in self._free.pop(owner, []):
                 os.close(fd)
 
+    def clear(self) -> None:
+        """Let go of all."""
+        for owner in list(self._free):
+            self.forget(owner)
+
     def after_fork(self) -> None:
         """In a forked child: it makes its own."""
-        for free in self._free.values():
-            for fd in free:
-                os.close(fd)
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+        self.clear()
 
 
 def owner_of(userfd: int) -> int:

@@ -24,6 +24,7 @@ from pycontainer.plan.rootfs import (
     NOEXEC,
     NOSUID,
     OPEN_TREE_CLONE,
+    RDONLY,
     attach,
     bind,
     bind_attributes,
@@ -237,10 +238,7 @@ def _bytes(spec: Spec, field: str) -> int:
 def _mount_steps(spec: Spec, resources: Resources) -> Iterator[Step]:
     """The spec's mounts in the spec's order, each target resolved inside the root."""
     if spec.sysfs == "read-only":
-        yield step(
-            "mount_new", result="mount", fstype="sysfs", attributes=NOSUID | NODEV | NOEXEC | 1,
-            options="\0",
-        )  # fmt: skip
+        yield _sysfs(spec)
         yield attach("mount", "root", "sys")
         yield step("close_slot", descriptor="mount")
     binds = 0
@@ -256,6 +254,17 @@ def _mount_steps(spec: Spec, resources: Resources) -> Iterator[Step]:
             yield tmpfs_of(mount, name)
         yield attach(name, "root", mount.target, follow=True)
         yield step("close_slot", descriptor=name)
+
+
+def _sysfs(spec: Spec) -> Step:
+    """A sysfs shows the devices of the network namespace it is mounted for, and only who owns that
+    namespace may mount one: with the host's network it is the host's sysfs, read-only."""
+    attributes = NOSUID | NODEV | NOEXEC | RDONLY
+    if spec.network == "host":
+        return bind("/sys", attributes, result="mount")
+    return step(
+        "mount_new", result="mount", fstype="sysfs", attributes=attributes, options="\0"
+    )
 
 
 def _own_points(target: str) -> Iterator[Step]:

@@ -69,7 +69,7 @@ def compile_base(base: BaseSpec, host: Host) -> Plan:
         *_dev_steps(),
         *([] if base.rootfs else _points(base)),
         *([] if base.rootfs else [_mount_set("tree", RDONLY)]),
-        *_beside_tree(),
+        *_beside_tree(base),
         *_kept_binds(base),
         step("pivot_root", root="top"),
         step("ready", control="control"),
@@ -140,7 +140,7 @@ def _empty_file(root: str, path: str) -> Step:
 def _top() -> Iterator[Step]:
     yield tmpfs("top", NOSUID | NODEV, mode="0755", size="1M", nr_inodes=8192)
     yield step("mount_stack", mount="top", target="/")
-    for name in ("tree", "proc", "empty"):
+    for name in ("tree", "proc", "sys", "empty"):
         yield _directory("top", name)
     yield _empty_file("top", "null")
 
@@ -235,13 +235,14 @@ def tmpfs_of(mount: Tmpfs, result: str) -> Step:
     return tmpfs(result, attributes, size=size, nr_inodes=mount.inodes, mode=f"{mount.mode:04o}")
 
 
-def _beside_tree() -> Iterator[Step]:
+def _beside_tree(base: BaseSpec) -> Iterator[Step]:
     yield bind("/dev/null", NOSUID | NOEXEC)
     yield attach("bind", "top", "null")
     yield step("close_slot", descriptor="bind")
     yield tmpfs("bind", RDONLY | NOSUID | NODEV | NOEXEC, mode="0555", size="4K", nr_inodes=2)
     yield attach("bind", "top", "empty")
     yield step("close_slot", descriptor="bind")
-    yield bind("/proc", NOSUID | NODEV | NOEXEC)
-    yield attach("bind", "top", "proc")
-    yield step("close_slot", descriptor="bind")
+    for name in ("proc", "sys") if base.sysfs else ("proc",):
+        yield bind(f"/{name}", NOSUID | NODEV | NOEXEC)
+        yield attach("bind", "top", name)
+        yield step("close_slot", descriptor="bind")
