@@ -1,4 +1,4 @@
-"""The programs that are started, and where: one directory that every subject can show its inside."""
+"""The programs that are started, in a directory that every subject can show its inside."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class Scratch:
         """Name to argv. The system's Python where there is one: ids that are not root's can walk
         to it, whoever's home holds the interpreter that runs this."""
         python = shutil.which("python3", path="/usr/bin:/bin") or shutil.which("python3")
-        programs = {"/bin/true": ("/bin/true",)}
+        programs: dict[str, tuple[str, ...]] = {}
         if self.static_true.exists():
-            programs = {"static true": (str(self.static_true),)} | programs
+            programs["static true"] = (str(self.static_true),)
+        programs["/bin/true"] = ("/bin/true",)
         if python is not None:
             programs["python3 -c pass"] = (python, "-c", "pass")
         return programs
@@ -45,7 +46,7 @@ class Scratch:
 
 @contextmanager
 def scratch() -> Iterator[Scratch]:
-    """The directory with the static program in it (where there is a compiler), removed at the end."""
+    """The directory, the static program in it if there is a compiler; removed at the end."""
     with tempfile.TemporaryDirectory(prefix="pycontainer-bench-", dir="/var/tmp") as name:
         os.chmod(name, 0o755)
         made = Scratch(path=Path(name))

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-import sandlock
+import sandlock  # type: ignore[import-not-found]
 
 READABLE = ("/usr", "/bin", "/lib", "/lib64", "/etc", "/proc", "/dev", "/var/tmp")
 

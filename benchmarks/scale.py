@@ -18,6 +18,7 @@ from typing import Self
 import attrs
 
 import pycontainer
+from pycontainer.base import bases
 
 TRUE = ["/bin/true"]
 LARGE_MEMORY = 2 << 30
@@ -69,6 +70,17 @@ def python_share(runs: int) -> Share:
         user=(after.ru_utime - before.ru_utime) / runs,
         system=(after.ru_stime - before.ru_stime) / runs,
     )
+
+
+def with_new_base(runs: int) -> float:
+    """Seconds of a run that first prepares the mount namespace that runs share (median)."""
+    times = []
+    for _ in range(runs):
+        bases().clear()
+        began = time.perf_counter()
+        pycontainer.run(TRUE)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
 
 
 class Application:

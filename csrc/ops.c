@@ -384,15 +384,17 @@ static long do_set_seccomp(const char *filter, uint64_t length)
     return sys(seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
+struct kernel_sigaction {
+    void *handler; /* 0 is SIG_DFL, 1 is SIG_IGN */
+    unsigned long flags;
+    void *restorer;
+    uint64_t mask;
+};
+
 /* Ignored signals survive an exec (Python ignores SIGPIPE); blocked ones do too. */
 static long do_reset_signals(void)
 {
-    struct {
-        void *handler;
-        unsigned long flags;
-        void *restorer;
-        uint64_t mask;
-    } action = {0};
+    struct kernel_sigaction action = {0};
     uint64_t none = 0;
 
     for (int signal = 1; signal <= LAST_SIGNAL; signal++) {
@@ -400,6 +402,18 @@ static long do_reset_signals(void)
             (void)sys(rt_sigaction, signal, &action, 0, 8); /* cannot fail: a valid number */
     }
     return sys(rt_sigprocmask, 2 /* SIG_SETMASK */, &none, 0, 8);
+}
+
+static long do_ignore_signals(uint64_t mask)
+{
+    struct kernel_sigaction action = {.handler = (void *)1};
+    long error = 0;
+
+    for (int signal = 1; !error && signal <= LAST_SIGNAL; signal++) {
+        if (mask >> (signal - 1) & 1)
+            error = sys(rt_sigaction, signal, &action, 0, 8);
+    }
+    return error;
 }
 
 static long close_on_exec(uint64_t first, uint64_t last)
@@ -526,6 +540,7 @@ static long run_step(struct launch *launch, const struct plan_step *step)
     case OP_place_descriptors: return do_place_descriptors(launch, step);
     case OP_set_process_group: return sys(setpgid, 0, INT(0));
     case OP_execute: return do_execute(launch);
+    case OP_ignore_signals: return do_ignore_signals(INT(0));
     case OP_await_application: return do_await_application(FD(0));
     default: return -PYC_EINVAL;
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import sys
@@ -28,7 +29,7 @@ def default_environment(*, host_view: bool) -> Mapping[str, str]:
     return {"PATH": path, "HOME": DEFAULT_CWD, "LANG": "C.UTF-8"}
 
 
-def arguments(args: Any, *, shell: bool) -> tuple[bytes, ...]:
+def arguments(args: Any, *, shell: bool, executable: Any = None) -> tuple[bytes, ...]:
     """argv as bytes, from a string, a path or a sequence of them. Raises SpecError, TypeError."""
     if isinstance(args, str | bytes | os.PathLike):
         args = [args]
@@ -37,7 +38,7 @@ def arguments(args: Any, *, shell: bool) -> tuple[bytes, ...]:
     if not args:
         raise SpecError("args", args, "at least the program's name")
     if shell:
-        args = ["/bin/sh", "-c", *args]
+        args = [executable or "/bin/sh", "-c", *args]
     if len(args) > MOST_ENTRIES:
         raise SpecError("args", f"{len(args)} arguments", f"at most {MOST_ENTRIES}")
     return tuple(_bytes("args", each) for each in args)
@@ -68,21 +69,21 @@ def _bytes(field: str, value: Any) -> bytes:
     return encoded
 
 
-def program(
-    argv: tuple[bytes, ...], executable: Any, env: Mapping[Any, Any]
-) -> tuple[Program, bytes]:
-    """The program to execute and its name for error messages, looked up in env's PATH inside."""
+def program(argv: tuple[bytes, ...], executable: Any, env: Mapping[Any, Any]) -> Program:
+    """The program to execute, looked up inside in env's PATH."""
     name = argv[0] if executable is None else _bytes("executable", executable)
     if b"/" in name:
         candidates: tuple[bytes, ...] = (name,)
     else:
         path = _bytes("env", env.get("PATH", env.get(b"PATH", DEFAULT_PATH)))
         candidates = tuple(os.path.join(directory or b".", name) for directory in path.split(b":"))
-    return Program(candidates=candidates, argv=argv, environment=environment(env)), name
+    return Program(candidates=candidates, argv=argv, environment=environment(env))
 
 
 def working_directory(cwd: Any) -> str:
     """An absolute path inside; a relative one counts from where programs start by default."""
     if cwd is None:
         return DEFAULT_CWD
+    if not os.fspath(cwd):  # as chdir(2) says it
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), cwd)
     return posixpath.join(DEFAULT_CWD, path_text("cwd", cwd))

@@ -11,6 +11,11 @@ _USERNS = (
 )
 HINTS: dict[tuple[str, int], str] = {
     ("clone", errno.EPERM): _USERNS,
+    ("clone", errno.ENOSYS): (
+        "clone3 is refused to this process by a seccomp filter, or the kernel is older than 5.3: "
+        "inside another container, make that with nesting=True (Docker: --security-opt "
+        "seccomp=unconfined)"
+    ),
     ("clone", errno.EACCES): "this user may not put processes into the container's cgroup",
     ("clone", errno.ENOSPC): _SPACE,
     ("clone", errno.EUSERS): "user namespaces are nested 32 deep already",
@@ -41,6 +46,18 @@ HINTS: dict[tuple[str, int], str] = {
     ("set_seccomp", errno.EINVAL): "this kernel does not know one of the filter's actions",
     ("execute", errno.E2BIG): "arguments and environment together are too large (execve(2))",
 }
+
+
+# Failures that say what this host is, not what went wrong this time.
+UNSUPPORTED = {
+    ("clone", errno.EPERM), ("clone", errno.ENOSYS), ("clone", errno.EINVAL),
+    ("clone", errno.EUSERS), ("mount_new proc", errno.EPERM),
+}  # fmt: skip
+
+
+def is_unsupported(op: str, error: int, fstype: object = None) -> bool:
+    """Whether this failure is UnsupportedError: it would be the same every time."""
+    return (op, error) in UNSUPPORTED or (f"{op} {fstype}", error) in UNSUPPORTED
 
 
 def hint(op: str, error: int, fstype: object = None) -> str:

@@ -37,7 +37,9 @@ def entered(pidfd: int, namespaces: Iterable[str]) -> Iterator[None]:
             returns.append(_remember_directories(back))  # undone last: paths are the old ones then
             native.unshare(native.CLONE_FS)  # root and cwd of this thread alone
         flags = sum(native.NAMESPACE_FLAGS[name] for name in wanted)
-        _join(pidfd, flags, wanted)  # all or none (setns(2)): from here on there is a way to go back
+        _join(
+            pidfd, flags, wanted
+        )  # all or none (setns(2)): from here on there is a way to go back
         try:
             yield
         finally:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 import warnings
-import weakref
 from collections.abc import Callable
 from typing import Any, Unpack
 
@@ -27,14 +26,13 @@ from pycontainer.errors import SpecError, TimeoutExpired, UnsupportedError
 from pycontainer.linux import state
 from pycontainer.linux.application import once_per_process
 from pycontainer.result import CompletedProcess, ExitReason, Usage
-from pycontainer.running import Ended, Running
+from pycontainer.running import Ended, Running, alive
 from pycontainer.spawn import Command, spawn
 from pycontainer.spec import Spec, SpecFields
 from pycontainer.verdict import returncode_of, verdict
 
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
 _CHUNK = 65536
-_live: weakref.WeakSet[Popen] = weakref.WeakSet()
 
 
 def make_spec(spec: Spec | None, overrides: dict[str, Any]) -> Spec:
@@ -57,10 +55,10 @@ _DEFAULT = Spec()
 class OutputMeter:
     """Counts what a program writes into our pipes and ends it when that is too much."""
 
-    def __init__(self, limit: float, end: Callable[[], None]) -> None:
+    def __init__(self, limit: float) -> None:
         self.left = limit
         self.exceeded = False
-        self._end = end
+        self.end: Callable[[], None] | None = None
 
     def admit(self, data: bytes) -> bytes:
         """What of `data` is still within the limit."""
@@ -71,7 +69,8 @@ class OutputMeter:
         self.left = 0
         if not self.exceeded:
             self.exceeded = True
-            self._end()
+            if self.end is not None:
+                self.end()
         return data
 
 
@@ -153,9 +152,7 @@ class Popen(subprocess.Popen[Any]):
         who = {"user": user, "group": group, "extra_groups": extra_groups}
         given = {name: value for name, value in who.items() if value is not None}
         self.spec = make_spec(spec, {**overrides, **given})
-        self._meter = OutputMeter(
-            float(_or_endless(self.spec.limit("output"))), self._end_for_output
-        )
+        self._meter = OutputMeter(_or_endless(self.spec.limit("output")))
         self._captured: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._pending_input = memoryview(b"")
         super().__init__(
@@ -173,28 +170,38 @@ class Popen(subprocess.Popen[Any]):
         p2cread: int, p2cwrite: int, c2pread: int, c2pwrite: int, errread: int, errwrite: int,
         restore_signals: bool, gid: Any, gids: Any, uid: Any, umask: int, *rest: Any,
     ) -> None:  # fmt: skip
-        argv = commands.arguments(args, shell=shell)
+        argv = commands.arguments(args, shell=shell, executable=executable)
         if env is None:
             env = commands.default_environment(host_view=self.spec.rootfs is None)
-        program, name = commands.program(argv, executable, env)
-        sys.audit("subprocess.Popen", name, args, cwd, env)
+        program = commands.program(argv, executable, env)
+        if executable is None:
+            executable = (
+                args[0] if isinstance(args, list | tuple) and not shell else os.fsdecode(argv[0])
+            )
+        sys.audit("subprocess.Popen", executable, args, cwd, env)
         command = Command(
             program=program,
             stdio=tuple(_stream(fd, i) for i, fd in enumerate((p2cread, c2pwrite, errwrite))),  # type: ignore[arg-type]
             pass_fds=_descriptors(pass_fds, close_fds=close_fds),
             cwd=commands.working_directory(cwd),
             umask=0o022 if umask < 0 else umask & 0o777,
-            executable=os.fsdecode(name),
-            shown_cwd=None if cwd is None else os.fsdecode(cwd),
+            ignored_signals=() if restore_signals else _ignored_by_python(),
+            executable=executable,
+            shown_cwd=cwd,
+            pipes=tuple(
+                end
+                for end, ours in ((p2cread, p2cwrite), (c2pwrite, c2pread), (errwrite, errread))
+                if end >= 0 and ours >= 0
+            ),
         )
         try:
             self._running = spawn(self.spec, command)
         finally:
             # subprocess closes the child's ends; what is left after a failure its __init__ closes.
             self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+        self._meter.end = self._running.end
         self.pid = self._running.pid
         self._child_created = True
-        _live.add(self)
         _arrange_the_end()
 
     def _meter_pipes(self, bufsize: int) -> None:
@@ -208,9 +215,6 @@ class Popen(subprocess.Popen[Any]):
         assert self._running is not None
         return self._running
 
-    def _end_for_output(self) -> None:
-        self.running.end()
-
     def _internal_poll(self, *args: Any, **kwargs: Any) -> int | None:
         if self.returncode is None and self._running is not None:
             self._take(self._running.poll())
@@ -219,7 +223,6 @@ class Popen(subprocess.Popen[Any]):
     def _take(self, ended: Ended | None) -> None:
         if ended is not None:
             self.returncode = returncode_of(ended)
-            _live.discard(self)
 
     def _wait(self, timeout: float | None) -> int:
         if self.returncode is None:
@@ -281,12 +284,10 @@ class Popen(subprocess.Popen[Any]):
             self._exchange(deadline, timeout)
             self.wait(None if deadline is None else max(0, deadline - time.monotonic()))
         except TimeoutExpired:
-            partial = {name: b"".join(parts) for name, parts in self._captured.items()}
+            partial = {name: b"".join(parts) or None for name, parts in self._captured.items()}
             raise TimeoutExpired(
-                self.args, timeout or 0,
-                partial["stdout"] if self.stdout else None,
-                partial["stderr"] if self.stderr else None,
-            ) from None  # fmt: skip
+                self.args, timeout or 0, partial["stdout"], partial["stderr"]
+            ) from None
         finally:
             self._communication_started = True
         return self._decoded("stdout"), self._decoded("stderr")
@@ -300,8 +301,8 @@ class Popen(subprocess.Popen[Any]):
             with contextlib.suppress(BrokenPipeError):
                 self.stdin.close()
             return
-        if isinstance(given, str):
-            text: Any = self.stdin
+        text: Any = self.stdin
+        if self.text_mode:  # type: ignore[attr-defined]
             given = given.encode(text.encoding, text.errors)
         self._pending_input = memoryview(given).cast("B")
 
@@ -380,6 +381,12 @@ class Popen(subprocess.Popen[Any]):
 
 def _or_endless(limit: float | None) -> float:
     return float("inf") if limit is None else limit
+
+
+def _ignored_by_python() -> tuple[int, ...]:
+    """What restore_signals=False leaves ignored: the signals that Python ignores at its start."""
+    candidates = (signal.SIGPIPE, signal.SIGXFSZ)
+    return tuple(int(n) for n in candidates if signal.getsignal(n) is signal.SIG_IGN)
 
 
 def _stream(fd: int, number: int) -> int:
@@ -461,7 +468,6 @@ def run(
 @once_per_process
 def _arrange_the_end() -> bool:
     """Once, and for the process that started a container: a forked child has its own end."""
-    os.register_at_fork(after_in_child=_live.clear)
     atexit.register(end_all, os.getpid())
     return True
 
@@ -470,8 +476,8 @@ def end_all(owner: int) -> None:
     """At the interpreter's end: what still runs is ended, and no record of it stays."""
     if os.getpid() != owner:
         return
-    for process in list(_live):
-        process.destroy()
+    for running in list(alive):
+        running.destroy()
     session = state.session.peek()
     if session is not None:
         session.close()

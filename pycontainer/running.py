@@ -58,6 +58,11 @@ class Ended:
         )
 
 
+# Held here until they have ended: an owner that is garbage must not lose its descriptors first.
+alive: set[Running] = set()
+os.register_at_fork(after_in_child=alive.clear)
+
+
 class Running:
     """Owns a running container: its init, its cgroup, and what `give_back` returns at its end.
 
@@ -81,6 +86,7 @@ class Running:
         self._report: Report | None = None
         self._ended: Ended | None = None
         self._lock = threading.Lock()
+        alive.add(self)
 
     @property
     def pid(self) -> int:
@@ -135,6 +141,7 @@ class Running:
                 counted=counted,
                 wall_time=time.monotonic() - self._started,
             )
+            alive.discard(self)
             if self._give_back is not None:
                 self._give_back()
 

@@ -6,12 +6,14 @@ owner afterwards is `Running`.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
+from typing import Any
 
 import attrs
 
@@ -19,7 +21,7 @@ from pycontainer import identity, limits, newidmap
 from pycontainer.base import Base, BaseFailed, IdMaps, bases
 from pycontainer.cgroup import Cgroup, Parent
 from pycontainer.errors import SetupError, SpecError, UnsupportedError
-from pycontainer.hints import hint
+from pycontainer.hints import hint, is_unsupported
 from pycontainer.idrange import LENGTH, id_ranges
 from pycontainer.linux import state
 from pycontainer.network.ready import owner_of, ready_networks
@@ -48,8 +50,10 @@ class Command:
     cwd: str = "/tmp"
     umask: int = 0o022
     process_group: int | None = None
-    executable: str = ""
-    shown_cwd: str | None = None
+    ignored_signals: tuple[int, ...] = ()
+    executable: Any = ""  # as the caller wrote it, like `shown_cwd`: for the error's filename
+    shown_cwd: Any = None
+    pipes: tuple[int, ...] = ()  # made for this program alone: it may reopen them by /dev/stdout
 
     def process(self, who: Identity) -> Process:
         """The part of it that a plan depends on."""
@@ -59,6 +63,7 @@ class Command:
             umask=self.umask,
             process_group=self.process_group,
             pass_fds=self.pass_fds,
+            ignored_signals=self.ignored_signals,
         )
 
 
@@ -109,6 +114,8 @@ def spawn(spec: Spec, command: Command) -> Running:
         cgroup = _make_cgroup(enforcement, parent, session.name, undo)
         at_end = undo.enter_context(ExitStack())  # what the container holds until its end
         ids = _map_ids(spec, host, who, at_end)
+        if host.privileged:
+            _hand_over(command.pipes, ids, who)
         base_spec = _base_spec(spec, points, ids)
         process = command.process(who)
         resources = Resources(
@@ -229,6 +236,12 @@ def _map_ids(spec: Spec, host: Host, who: Identity, at_end: ExitStack) -> _Ids:
     return _Ids(maps=inner, base_maps=own)
 
 
+def _hand_over(pipes: tuple[int, ...], ids: _Ids, who: Identity) -> None:
+    """A pipe belongs to who made it, and only its owner may open it again through /dev/stderr."""
+    for fd in pipes:
+        os.fchown(fd, ids.maps.uid[1] + who.uid, ids.maps.gid[1] + who.gid)
+
+
 def _base_spec(spec: Spec, points: tuple[Point, ...], ids: _Ids) -> BaseSpec:
     """What of a spec its base depends on. An ordinary user's binds have to be part of the base:
     only there may it clone mounts of the host."""
@@ -304,13 +317,13 @@ def _start(content: bytearray, stdio: Sequence[int], inputs: Sequence[int]) -> L
         raise SetupError(number, "start_launcher", {}, hint("start_launcher", number)) from error
 
 
-def _failure(plan: Plan, failure: LaunchFailed, command: Command) -> OSError:
+def _failure(plan: Plan, failure: LaunchFailed, command: Command) -> Exception:
     """The error of subprocess for what is the program's, SetupError for what is the kernel's."""
     step = _step(plan, failure.step)
     if step is not None and step.op == "execute":
         return OSError(failure.errno, os.strerror(failure.errno), command.executable)
     if step is not None and step.op == "change_directory":
-        shown = command.shown_cwd or command.cwd
+        shown = command.cwd if command.shown_cwd is None else command.shown_cwd
         return OSError(failure.errno, os.strerror(failure.errno), shown)
     return _step_error(plan, failure.step, failure.errno)
 
@@ -319,14 +332,16 @@ def _step(plan: Plan, index: int) -> Step | None:
     return plan.steps[index] if index >= 0 else None
 
 
-def _step_error(plan: Plan, index: int, errno: int) -> SetupError:
-    import errno as names
-
+def _step_error(plan: Plan, index: int, number: int) -> SetupError | UnsupportedError:
     step = _step(plan, index)
     op = step.op if step else EARLY_STEPS.get(index, "launch")
     operands: Mapping[str, object] = step.describe() if step else {}
-    if not errno:
-        return SetupError(
-            names.ECANCELED, "launch", {}, "the launcher was killed before it could say anything"
-        )
-    return SetupError(errno, op, dict(operands), hint(op, errno, operands.get("fstype")))
+    fstype = operands.get("fstype")
+    if not number:
+        killed = "the launcher was killed before it could say anything"
+        return SetupError(errno.ECANCELED, "launch", {}, killed)
+    remedy = hint(op, number, fstype)
+    if is_unsupported(op, number, fstype):
+        what = f"{op} of {fstype}" if fstype else op
+        return UnsupportedError(what, f"{errno.errorcode[number]} from the kernel", remedy)
+    return SetupError(number, op, dict(operands), remedy)

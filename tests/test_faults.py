@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pycontainer import base, spawn
 from pycontainer.base import bases
 from pycontainer.linux import native
 from pycontainer.plan.steps import Plan
+from pycontainer.process import Launch
 from tests import leaks
 from tests.inside import own_bases
 from tests.require import require
@@ -25,7 +27,7 @@ FAULTS = Path(native.__file__).parents[1] / "_launcher_faults"
 STOPS, DIES = -1, -2
 ERRNOS = (errno.EPERM, errno.ENOMEM, errno.ENOSPC, errno.EMFILE)
 PROGRAMS_OWN = {"execute": "true", "change_directory": "/tmp"}
-PATIENCE = 0.03  # seconds until a launch that stands still is ended; it stands after 2 ms
+PATIENCE = 0.01  # seconds until a launch that stands still is ended; it stands after 2 ms
 
 Options = dict[str, Any]
 
@@ -131,7 +133,7 @@ class Runs:
             return self.plans[-1]
 
         patch.setattr(spawn, "compile_plan", compile_and_keep)
-        spawn.prepare.cache_clear()
+        spawn._prepare.cache_clear()
         self.outcome(-1, 0)
         (self.plan,) = self.plans
 
@@ -199,17 +201,21 @@ class StandsStill(BaseException):
 
 
 @contextmanager
-def after(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    """`act` is called in this thread, in the middle of whatever it waits for."""
-    before = signal.signal(signal.SIGUSR1, lambda *_: act())
-    timer = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGUSR1))
-    rest = signal.setitimer(signal.ITIMER_REAL, seconds)
+def while_it_waits(act: Callable[[], None]) -> Iterator[None]:
+    """`act` is called once, by a signal handler, while the library waits for its launcher."""
+
+    def look(number: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code is Launch.receive.__code__:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            act()
+
+    before = signal.signal(signal.SIGALRM, look)
+    rest = signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, *rest)
-        signal.signal(signal.SIGALRM, timer)
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGALRM, before)
 
 
 def give_up() -> None:
@@ -220,7 +226,7 @@ def give_up() -> None:
 def test_a_step_that_stands_still_can_be_interrupted_and_leaves_nothing(runs: Runs) -> None:
     def judge(index: int) -> str | None:
         try:
-            with after(PATIENCE, give_up):
+            with while_it_waits(give_up):
                 outcome = runs.outcome(index, STOPS)
         except StandsStill:
             return None
@@ -242,8 +248,11 @@ def test_a_process_that_dies_in_a_step_is_an_error_and_leaves_nothing(runs: Runs
 
     def judge(index: int) -> str | None:
         section = runs.plan.section_of(index)
-        with after(PATIENCE, kill_children):
-            outcome = runs.outcome(index, STOPS if section == "inside" else DIES)
+        if section == "inside":
+            with while_it_waits(kill_children):
+                outcome = runs.outcome(index, STOPS)
+        else:
+            outcome = runs.outcome(index, DIES)
         if section == "payload":  # as when the kernel is out of memory: the verdict says why
             return None if outcome == -signal.SIGKILL else f"told as {outcome!r}"
         return None if isinstance(outcome, pycontainer.SetupError) else f"told as {outcome!r}"
@@ -306,7 +315,7 @@ def test_a_failing_step_of_the_base_is_named_and_leaves_nothing(base_runs: BaseR
 def test_a_base_that_stands_still_can_be_interrupted(base_runs: BaseRuns) -> None:
     def judge(index: int) -> str | None:
         try:
-            with after(PATIENCE, give_up):
+            with while_it_waits(give_up):
                 outcome = base_runs.outcome(index, STOPS)
         except StandsStill:
             return None
@@ -318,8 +327,7 @@ def test_a_base_that_stands_still_can_be_interrupted(base_runs: BaseRuns) -> Non
 @base_variants
 def test_a_base_that_dies_is_an_error_and_leaves_nothing(base_runs: BaseRuns) -> None:
     def judge(index: int) -> str | None:
-        with after(PATIENCE, kill_children):
-            outcome = base_runs.outcome(index, DIES)
+        outcome = base_runs.outcome(index, DIES)
         return None if isinstance(outcome, pycontainer.SetupError) else f"told as {outcome!r}"
 
     assert [] == base_runs.findings(judge)

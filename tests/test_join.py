@@ -36,7 +36,7 @@ def join(
 ) -> tuple[Ended, bytes]:
     """Run a program in the box; how it ended and what it wrote."""
     environment = commands.default_environment(host_view=True)
-    program, _ = commands.program(tuple(map(os.fsencode, argv)), None, environment)
+    program = commands.program(tuple(map(os.fsencode, argv)), None, environment)
     reading, writing = os.pipe()
     command = spawn.Command(program=program, stdio=(0, writing, 2), executable=argv[0])
     with open(reading, "rb") as stream:
@@ -97,7 +97,7 @@ def test_a_joined_program_counts_in_the_containers_cgroup(
     assert cgroup is not None
     before = set(cgroup.processes())
     environment = commands.default_environment(host_view=True)
-    program, _ = commands.program((b"sleep", b"600"), None, environment)
+    program = commands.program((b"sleep", b"600"), None, environment)
     joined = spawn.join(
         box.running, SPEC, spawn.Command(program=program, stdio=(0, 1, 2), executable="sleep")
     )
@@ -111,7 +111,7 @@ def test_a_joined_program_counts_in_the_containers_cgroup(
 
 def test_a_joined_program_ends_with_its_container(box: pycontainer.Popen) -> None:
     environment = commands.default_environment(host_view=True)
-    program, _ = commands.program((b"sleep", b"600"), None, environment)
+    program = commands.program((b"sleep", b"600"), None, environment)
     joined = spawn.join(
         box.running, SPEC, spawn.Command(program=program, stdio=(0, 1, 2), executable="sleep")
     )

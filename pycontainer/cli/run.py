@@ -112,11 +112,11 @@ def _run(spec: Spec, options: argparse.Namespace, program: list[str]) -> int:
 
 
 def _status(returncode: int, reason: ExitReason | None) -> int:
-    if returncode < 0:
-        return BY_SIGNAL - returncode
-    if returncode == 0 and reason is not ExitReason.EXITED:
-        return BY_SIGNAL + signal.SIGKILL  # a limit was hit: that is no success
-    return returncode
+    if returncode <= 0 and reason in _LIMITS and reason is not ExitReason.SECCOMP:
+        # Which signal came first is chance (SIGPIPE, where output is over); and a program whose
+        # child was killed for memory may end with 0: a limit that was hit is no success.
+        return BY_SIGNAL + signal.SIGKILL
+    return returncode if returncode >= 0 else BY_SIGNAL - returncode
 
 
 def _copy(streams: dict[IO[bytes] | None, int]) -> None:

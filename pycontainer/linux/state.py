@@ -27,7 +27,7 @@ def state_path() -> str:
     named = os.environ.get("PYCONTAINER_STATE")
     if named:
         return named
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and os.access("/run", os.W_OK):  # not so inside another container
         return "/run/pycontainer"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):

@@ -58,6 +58,7 @@ class Process:
     umask: int = 0o022
     process_group: int | None = None
     pass_fds: tuple[int, ...] = ()
+    ignored_signals: tuple[int, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -120,7 +121,7 @@ def compile_plan(spec: Spec, host: Host, process: Process, resources: Resources)
         ),
         payload=(
             step("setsid"),
-            step("reset_signals"),
+            *_signal_steps(process),
             step("set_umask", mask=process.umask),
             *rlimits.add_steps(spec, host, pids_by_rlimit=resources.pids_by_rlimit),
             *_payload_steps(spec, host, process),
@@ -159,7 +160,7 @@ def compile_join(spec: Spec, host: Host, process: Process, resources: Resources)
             *credentials.become_root_steps(process.identity),
             *([step("join_session_keyring")] if host.keyrings else []),
             step("setsid"),
-            step("reset_signals"),
+            *_signal_steps(process),
             step("set_umask", mask=process.umask),
             *rlimits.add_steps(spec, host, pids_by_rlimit=resources.pids_by_rlimit),
             *_payload_steps(spec, host, process),
@@ -262,9 +263,7 @@ def _sysfs(spec: Spec) -> Step:
     attributes = NOSUID | NODEV | NOEXEC | RDONLY
     if spec.network == "host":
         return bind("/sys", attributes, result="mount")
-    return step(
-        "mount_new", result="mount", fstype="sysfs", attributes=attributes, options="\0"
-    )
+    return step("mount_new", result="mount", fstype="sysfs", attributes=attributes, options="\0")
 
 
 def _own_points(target: str) -> Iterator[Step]:
@@ -280,6 +279,14 @@ def _own_points(target: str) -> Iterator[Step]:
 def _network_steps(spec: Spec, resources: Resources) -> Iterator[Step]:
     if spec.network == "none" and not resources.ready_network:
         yield step("raise_loopback")
+
+
+def _signal_steps(process: Process) -> Iterator[Step]:
+    yield step("reset_signals")
+    if process.ignored_signals:  # restore_signals=False
+        yield step(
+            "ignore_signals", mask=sum(1 << (number - 1) for number in process.ignored_signals)
+        )
 
 
 def _payload_steps(spec: Spec, host: Host, process: Process) -> Iterator[Step]:

@@ -1,0 +1,5 @@
+"""Adds the numbers of its input."""
+
+import sys
+
+print(sum(map(int, sys.stdin.read().split())))

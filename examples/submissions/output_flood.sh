@@ -1,0 +1,2 @@
+# Answers without end.
+exec yes "the answer is"
