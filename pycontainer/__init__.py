@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pycontainer.ability import Ability, HostReport, probe
     from pycontainer.errors import (
         BuildError,
         CalledProcessError,
@@ -25,20 +26,22 @@ if TYPE_CHECKING:
     from pycontainer.spec import IoLimit, Mount, Spec, Tmpfs
 
 __all__ = [
-    "DEVNULL",
-    "PIPE",
-    "STDOUT",
+    "Ability",
     "BuildError",
     "CalledProcessError",
     "CompletedProcess",
+    "DEVNULL",
     "Error",
     "ExitReason",
+    "HostReport",
     "ImageError",
     "IoLimit",
     "Mount",
     "NetworkError",
+    "PIPE",
     "Popen",
     "RegistryError",
+    "STDOUT",
     "SetupError",
     "Spec",
     "SpecError",
@@ -47,6 +50,7 @@ __all__ = [
     "Tmpfs",
     "UnsupportedError",
     "Usage",
+    "probe",
     "recover",
     "run",
 ]
@@ -54,6 +58,7 @@ __version__ = "0.1.0"
 
 # Loaded when first used (PEP 562): `import pycontainer` costs next to nothing.
 _WHERE = {
+    "ability": ("Ability", "HostReport", "probe"),
     "errors": (
         "BuildError", "CalledProcessError", "Error", "ImageError", "NetworkError",
         "RegistryError", "SetupError", "SpecError", "StateError", "TimeoutExpired",

@@ -194,6 +194,7 @@ class Popen(subprocess.Popen[Any]):
                 if end >= 0 and ours >= 0
             ),
         )
+        _arrange_the_end()  # before the first record is written
         try:
             self._running = spawn(self.spec, command)
         finally:

@@ -141,6 +141,13 @@ class Launch:
                 found = report
         return found
 
+    def reap_launcher(self) -> None:
+        """Once the program runs the launcher has nothing left to do: it is no zombie for long."""
+        if self.launcherfd >= 0 and has_ended(self.launcherfd):
+            reap(self.launcherfd)
+            os.close(self.launcherfd)
+            self.launcherfd = -1
+
     def command(self, kind: int, value: int = 0) -> bool:
         """Tell init to signal the payload or to end. False where it no longer listens."""
         try:

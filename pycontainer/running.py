@@ -126,14 +126,15 @@ class Running:
         return True
 
     def _finish(self) -> None:
-        """Init has said the last: all is dead. Wait until it is gone, count, give back."""
-        if not self.launch.close(GRACE):
-            self.launch.kill()
-            self.launch.close(None)
+        """Init has said the last: all is dead. Count, wait until it is gone too, give back."""
         counted = CgroupUsage()
         try:
+            if self._report is None:
+                self._wait_until_gone()  # init was killed: others may still be dying
             if self.cgroup is not None:
-                counted = self.cgroup.read_usage()
+                counted = self.cgroup.read_usage()  # while the kernel takes init apart
+            self._wait_until_gone()
+            if self.cgroup is not None:
                 self.cgroup.close()
         finally:
             self._ended = Ended(
@@ -144,6 +145,11 @@ class Running:
             alive.discard(self)
             if self._give_back is not None:
                 self._give_back()
+
+    def _wait_until_gone(self) -> None:
+        if not self.launch.close(GRACE):
+            self.launch.kill()
+            self.launch.close(None)
 
     def _check_owner(self) -> None:
         if os.getpid() != self.owner:

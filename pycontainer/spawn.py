@@ -146,6 +146,7 @@ def spawn(spec: Spec, command: Command) -> Running:
             raise _failure(prepared.plan, failure, command) from None
         give_back = at_end.pop_all().close
         undo.pop_all()
+    launch.reap_launcher()
     return Running(launch, cgroup, give_back=give_back, not_enforced=enforcement.not_enforced)
 
 
@@ -224,6 +225,11 @@ def _map_ids(spec: Spec, host: Host, who: Identity, at_end: ExitStack) -> _Ids:
         first = id_ranges().acquire()
         at_end.callback(id_ranges().release, first)
         return _Ids(maps=identity.range_maps(first, spec.id_range or LENGTH))
+    if host.uid == 0 and host.initial_user_namespace:
+        raise UnsupportedError(
+            "root without its capabilities", "the only id it could map is the host's root",
+            "keep CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID and CAP_DAC_OVERRIDE, or be another user",
+        )  # fmt: skip
     own = IdMaps(uid=(host.uid, host.uid, 1), gid=(host.gid, host.gid, 1))
     if who.ranged:
         length = spec.id_range or LENGTH

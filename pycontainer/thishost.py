@@ -19,6 +19,7 @@ def this_host() -> Host:
         uid=os.geteuid(),
         gid=os.getegid(),
         privileged=facts.is_privileged(),
+        initial_user_namespace=facts.in_initial_user_namespace(),
         time_namespace=facts.has_namespace("time"),
         cgroup_namespace=facts.has_namespace("cgroup"),
         keyrings=facts.has_keyrings(),

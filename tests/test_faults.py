@@ -17,6 +17,8 @@ import pycontainer
 from pycontainer import base, spawn
 from pycontainer.base import bases
 from pycontainer.linux import native
+from pycontainer.plan import recipe
+from pycontainer.plan import rootfs as rootfs_plan
 from pycontainer.plan.steps import Plan
 from pycontainer.process import Launch
 from tests import leaks
@@ -121,12 +123,10 @@ def is_open(fd: int) -> bool:
 class Runs:
     """Runs of one variant, with a fault in one step of its plan."""
 
-    def __init__(
-        self, options: Options, places: leaks.Places, patch: pytest.MonkeyPatch
-    ) -> None:
+    def __init__(self, options: Options, places: leaks.Places, patch: pytest.MonkeyPatch) -> None:
         self.options, self.places, self.patch = options, places, patch
         self.plans: list[Plan] = []
-        compile_plan = spawn.compile_plan
+        compile_plan = recipe.compile_plan
 
         def compile_and_keep(*args: Any) -> Plan:
             self.plans.append(compile_plan(*args))
@@ -146,7 +146,7 @@ class Runs:
             return error
 
     def findings(self, judge: Callable[[int], str | None]) -> list[str]:
-        """A line for each step whose fault was not told as `judge` wants, or that left something."""
+        """A line for each step whose fault is not told as `judge` wants, or leaves something."""
         found = []
         before = leaks.snapshot(self.places)
         for index, step in enumerate(self.plan.steps):
@@ -263,12 +263,10 @@ def test_a_process_that_dies_in_a_step_is_an_error_and_leaves_nothing(runs: Runs
 class BaseRuns(Runs):
     """Runs whose base is made anew each time, with a fault in one step of making it."""
 
-    def __init__(
-        self, options: Options, places: leaks.Places, patch: pytest.MonkeyPatch
-    ) -> None:
+    def __init__(self, options: Options, places: leaks.Places, patch: pytest.MonkeyPatch) -> None:
         self.options, self.places, self.patch = options, places, patch
         plans: list[Plan] = []
-        compile_base = base.compile_base
+        compile_base = rootfs_plan.compile_base
 
         def compile_and_keep(*args: Any) -> Plan:
             plans.append(compile_base(*args))
@@ -294,7 +292,9 @@ def base_runs_fixture(
     # A mount of its own gives each variant a base that no run before has made.
     options = variant(rootfs)
     own = pycontainer.Tmpfs("/data" if "rootfs" in options else "/only-here", size="1M")
-    return BaseRuns({**options, "mounts": (*options.get("mounts", ())[:1], own)}, places, monkeypatch)
+    return BaseRuns(
+        {**options, "mounts": (*options.get("mounts", ())[:1], own)}, places, monkeypatch
+    )
 
 
 base_variants = pytest.mark.parametrize(

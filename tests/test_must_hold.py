@@ -1,4 +1,4 @@
-"""`run` works in every application: threads, loops, forks, other people's waits, many descriptors."""
+"""`run` works in every application: threads, loops, forks, others' waits, many descriptors."""
 
 from __future__ import annotations
 

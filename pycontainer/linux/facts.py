@@ -116,6 +116,12 @@ def is_privileged() -> bool:
     return native.effective_capabilities() & wanted == wanted
 
 
+def in_initial_user_namespace() -> bool:
+    """Whether uid 0 here is the host's root: only the first user namespace maps every id."""
+    with open("/proc/self/uid_map", encoding="ascii") as lines:
+        return [line.split() for line in lines] == [["0", "0", "4294967295"]]
+
+
 def has_namespace(name: str) -> bool:
     return os.path.exists(f"/proc/self/ns/{name}")
 

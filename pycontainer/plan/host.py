@@ -41,6 +41,7 @@ class Host:
     uid: int = 0
     gid: int = 0
     privileged: bool = True
+    initial_user_namespace: bool = True
     time_namespace: bool = True
     cgroup_namespace: bool = True
     keyrings: bool = True
