@@ -231,7 +231,8 @@ def test_kernel_memory_and_messages_cannot_be_read() -> None:
 
 def test_proc_sys_is_read_only_to_root_with_capabilities_too() -> None:
     script = """for f in kernel/hostname kernel/core_pattern vm/overcommit_memory \
-net/ipv4/ip_forward user/max_user_namespaces; do (echo 1 > /proc/sys/$f) 2>/dev/null && echo $f; done; true"""
+net/ipv4/ip_forward user/max_user_namespaces; do
+    (echo 1 > /proc/sys/$f) 2>/dev/null && echo $f; done; true"""
     options = {"user": "root", "capabilities": {"SYS_ADMIN", "NET_ADMIN", "DAC_OVERRIDE"}}
     assert "" == sh(script, **options)
     assert "0" == sh("cat /proc/sys/user/max_user_namespaces", **options).strip()
