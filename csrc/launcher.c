@@ -155,6 +155,9 @@ __attribute__((noreturn, used)) void launcher_main(void)
     long error;
 
     launch.control = FIRST_SLOT_FD + SLOT_CONTROL;
+    /* A group of its own, with the clone in it until that has a session: if this process dies
+     * before it could name the clone, the application finds it by the group. */
+    (void)sys(setpgid, 0, 0); /* cannot fail: not a session leader, not executed by a child */
     error = fill_standard_streams();
     if (!error)
         error = take_plan(&launch);

@@ -237,9 +237,9 @@ int pyc_pidfd_open(int pid)
     return result(syscall(SYS_pidfd_open, pid, 0));
 }
 
-int pyc_pidfd_send_signal(int pidfd, int signal)
+int pyc_pidfd_send_signal(int pidfd, int signal, unsigned int flags)
 {
-    return result(syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0));
+    return result(syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, flags));
 }
 
 int pyc_setns(int fd, int namespaces)

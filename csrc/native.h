@@ -11,7 +11,7 @@ int pyc_start(int launcherfd, const int *sources, int count, int *ret_pidfd);
 int pyc_sealed_memfd(const char *name, const char *content, unsigned long length, int executable);
 
 int pyc_pidfd_open(int pid);
-int pyc_pidfd_send_signal(int pidfd, int signal);
+int pyc_pidfd_send_signal(int pidfd, int signal, unsigned int flags);
 int pyc_setns(int fd, int namespaces);
 int pyc_unshare(int flags);
 int pyc_openat2(int dirfd, const char *path, unsigned long flags, unsigned long mode,

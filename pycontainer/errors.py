@@ -1,4 +1,4 @@
-"""What can go wrong, by whose fault it is: the type is the blame, the text is `object: what; hint`."""
+"""What can go wrong: the type is whose fault it is, the text is `object: what; hint`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class UnsupportedError(Error):
 
 
 class SetupError(Error, OSError):
-    """The kernel refused a step of setting the container up: `.op`, `.operands`, `.errno`, `.hint`."""
+    """The kernel refused a step of the set-up: `.op`, `.operands`, `.errno`, `.hint`."""
 
     def __init__(
         self, errno: int, op: str, operands: dict[str, Any] | None = None, hint: str = ""
@@ -54,6 +54,19 @@ class SetupError(Error, OSError):
         operands = "".join(f" {name}={value!r}" for name, value in self.operands.items())
         name = names.errorcode.get(self.errno or 0, str(self.errno))
         return f"{self.op}{operands}: {name}" + (f"; {self.hint}" if self.hint else "")
+
+
+class UnsupportedStepError(UnsupportedError, SetupError):
+    """The kernel refused a step because of what this host is: it would do so every time."""
+
+    def __init__(
+        self, errno: int, op: str, operands: dict[str, Any] | None = None, hint: str = ""
+    ) -> None:
+        SetupError.__init__(self, errno, op, operands, hint)
+        self.what, self.why, self.remedy = op, os.strerror(errno), hint
+
+    __str__ = SetupError.__str__
+    __reduce__ = SetupError.__reduce__
 
 
 class StateError(Error):

@@ -91,6 +91,7 @@ class Launch:
         self, content: bytes | bytearray, stdio: Sequence[int], inputs: Sequence[int]
     ) -> None:
         self.child_pid = 0
+        self.launcher_pid = 0
         self.childfd = -1
         self.launcherfd = -1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -98,7 +99,7 @@ class Launch:
         planfd = -1
         try:
             planfd = native.sealed_memfd("pycontainer-plan", content)
-            _, self.launcherfd = native.start(
+            self.launcher_pid, self.launcherfd = native.start(
                 native.launcher_fd(),
                 [*stdio, theirs.fileno(), planfd, proc_fd(), manager_pidfd(), *inputs],
             )
@@ -182,8 +183,19 @@ class Launch:
         """After a failure: kill, take in what still travels (a pidfd may), wait, let go."""
         self.kill()
         self._drain()
+        if self.childfd < 0:
+            self._end_group()
         self.kill()
         self.close()
+
+    def _end_group(self) -> None:
+        """The launcher died between the clone and telling of it: the clone is in its group, and
+        ends when it finds the launcher gone. Both are our children."""
+        with contextlib.suppress(OSError):  # ESRCH: all gone; EINVAL: before 6.9, it ends by itself
+            native.pidfd_send_signal(self.launcherfd, signal.SIGKILL, group=True)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitid(os.P_PGID, self.launcher_pid, os.WEXITED)
 
     def _drain(self) -> None:
         """The clone's pidfd may still be on its way to us; without it we could not wait for it."""

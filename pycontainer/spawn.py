@@ -10,7 +10,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any
@@ -20,7 +20,7 @@ import attrs
 from pycontainer import identity, limits, newidmap
 from pycontainer.base import Base, BaseFailed, IdMaps, bases
 from pycontainer.cgroup import Cgroup, Parent
-from pycontainer.errors import SetupError, SpecError, UnsupportedError
+from pycontainer.errors import SetupError, SpecError, UnsupportedError, UnsupportedStepError
 from pycontainer.hints import hint, is_unsupported
 from pycontainer.idrange import LENGTH, id_ranges
 from pycontainer.linux import state
@@ -323,7 +323,7 @@ def _start(content: bytearray, stdio: Sequence[int], inputs: Sequence[int]) -> L
         raise SetupError(number, "start_launcher", {}, hint("start_launcher", number)) from error
 
 
-def _failure(plan: Plan, failure: LaunchFailed, command: Command) -> Exception:
+def _failure(plan: Plan, failure: LaunchFailed, command: Command) -> OSError:
     """The error of subprocess for what is the program's, SetupError for what is the kernel's."""
     step = _step(plan, failure.step)
     if step is not None and step.op == "execute":
@@ -338,16 +338,13 @@ def _step(plan: Plan, index: int) -> Step | None:
     return plan.steps[index] if index >= 0 else None
 
 
-def _step_error(plan: Plan, index: int, number: int) -> SetupError | UnsupportedError:
+def _step_error(plan: Plan, index: int, number: int) -> SetupError:
     step = _step(plan, index)
     op = step.op if step else EARLY_STEPS.get(index, "launch")
-    operands: Mapping[str, object] = step.describe() if step else {}
+    operands = dict[str, Any](step.describe()) if step else {}
     fstype = operands.get("fstype")
     if not number:
         killed = "the launcher was killed before it could say anything"
         return SetupError(errno.ECANCELED, "launch", {}, killed)
-    remedy = hint(op, number, fstype)
-    if is_unsupported(op, number, fstype):
-        what = f"{op} of {fstype}" if fstype else op
-        return UnsupportedError(what, f"{errno.errorcode[number]} from the kernel", remedy)
-    return SetupError(number, op, dict(operands), remedy)
+    kind = UnsupportedStepError if is_unsupported(op, number, fstype) else SetupError
+    return kind(number, op, operands, hint(op, number, fstype))

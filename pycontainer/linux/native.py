@@ -60,8 +60,9 @@ def pidfd_open(pid: int) -> int:
     return _checked(lib.pyc_pidfd_open(pid))
 
 
-def pidfd_send_signal(pidfd: int, signal: int) -> None:
-    _checked(lib.pyc_pidfd_send_signal(pidfd, signal))
+def pidfd_send_signal(pidfd: int, signal: int, *, group: bool = False) -> None:
+    """A signal to the process; with `group` to all of the group it leads (6.9, else EINVAL)."""
+    _checked(lib.pyc_pidfd_send_signal(pidfd, signal, 4 if group else 0))
 
 
 def setns(fd: int, namespaces: int) -> None:
