@@ -14,6 +14,9 @@
 #include <linux/signal.h>
 #include <linux/stat.h>
 
+#define CLONE_FLAGS                                                                            \
+    (CLONE_NEWTIME | CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | \
+     CLONE_NEWPID | CLONE_NEWNET | CLONE_VFORK)
 #define MAP_FAILED_ABOVE ((unsigned long)-4096)
 
 struct clone3_arguments { /* struct clone_args, version 2 (linux/sched.h, 5.7) */
@@ -75,8 +78,10 @@ static int plan_is_sound(const struct plan_header *header, uint64_t size, const 
         return 0;
     if (header->slot_count > SLOTS || header->slot_count < SLOT_FREE || base[size - 1] != '\0')
         return 0;
-    if (header->program % 8 || header->program < sizeof *header || header->program + 24 > size)
+    if (header->program % 8 || header->program < steps_end || (uint64_t)header->program + 24 > size)
         return 0;
+    if (header->clone_flags & ~(uint64_t)CLONE_FLAGS)
+        return 0; /* shared memory or descriptors would mix the processes of a plan */
     for (int i = 0; i < SECTIONS; i++) {
         if (header->section_end[i] < start || header->section_end[i] > header->step_count)
             return 0;

@@ -17,11 +17,13 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -157,8 +159,8 @@ static int run_launcher(void *argument)
     _exit(127);
 }
 
-/* Clones the child and waits for its exec. The launcher's pid, or -errno. */
-static int start_launcher(struct start *start, int *ret_pidfd)
+/* Clones the child and waits for its exec. */
+static int start_launcher(struct start *start, int *ret_pid, int *ret_pidfd)
 {
     int pidfd = -1, pid, saved;
     sigset_t all, before;
@@ -182,13 +184,14 @@ static int start_launcher(struct start *start, int *ret_pidfd)
         (void)close(pidfd);
         return -start->error;
     }
+    *ret_pid = pid;
     *ret_pidfd = pidfd;
-    return pid;
+    return 0;
 }
 
-int pyc_start(int launcherfd, const int *sources, int count, int *ret_pidfd)
+int pyc_start(int launcherfd, const int *sources, int count, int *ret_pid, int *ret_pidfd)
 {
-    int moved[MOST_DESCRIPTORS], fetched[MOST_DESCRIPTORS], pid;
+    int moved[MOST_DESCRIPTORS], fetched[MOST_DESCRIPTORS];
     struct start copying = {launcherfd, sources, count, moved, NULL, 0};
     struct start fetching = {launcherfd, sources, count, moved, fetched, 0};
 
@@ -197,12 +200,39 @@ int pyc_start(int launcherfd, const int *sources, int count, int *ret_pidfd)
     for (int i = 0; i < count; i++) {
         if (sources[i] < MANY_DESCRIPTORS)
             continue;
-        pid = start_launcher(&fetching, ret_pidfd);
-        if (pid >= 0)
-            return pid;
+        if (!start_launcher(&fetching, ret_pid, ret_pidfd))
+            return 0;
         break; /* forbidden, or no such call: the table is copied */
     }
-    return start_launcher(&copying, ret_pidfd);
+    return start_launcher(&copying, ret_pid, ret_pidfd);
+}
+
+int pyc_receive(int socketfd, char *buffer, unsigned long length, int timeout_ms, int *ret_fd)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } ancillary;
+    struct iovec part = {buffer, length};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = &ancillary,
+                             .msg_controllen = sizeof ancillary};
+    struct pollfd poll_fd = {.fd = socketfd, .events = POLLIN};
+    struct cmsghdr *header;
+    ssize_t n = recvmsg(socketfd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+    if (n < 0 && errno == EAGAIN && timeout_ms) {
+        if (poll(&poll_fd, 1, timeout_ms) < 0)
+            return -errno;
+        n = recvmsg(socketfd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    }
+    if (n < 0)
+        return -errno;
+    header = CMSG_FIRSTHDR(&message);
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
+        __builtin_memcpy(ret_fd, CMSG_DATA(header), sizeof *ret_fd);
+    return (int)n;
 }
 
 int pyc_sealed_memfd(const char *name, const char *content, unsigned long length, int executable)

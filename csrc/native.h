@@ -4,8 +4,13 @@
 #define PYCONTAINER_NATIVE_H
 
 /* Starts the launcher: descriptor sources[i] of this process becomes i in the launcher, for all
- * i < count; -1 is closed. All others stay behind. Its pid, and a pidfd of it in *ret_pidfd. */
-int pyc_start(int launcherfd, const int *sources, int count, int *ret_pidfd);
+ * i < count; -1 is closed. All others stay behind. Its pid and a pidfd of it are written where the
+ * caller keeps them, so that no signal handler's exception can lose them. */
+int pyc_start(int launcherfd, const int *sources, int count, int *ret_pid, int *ret_pidfd);
+
+/* Waits at most `timeout_ms` (-1: for ever) for a packet; its length, 0 at the end, -EAGAIN when
+ * none came. A descriptor that travels with it is put into *ret_fd, which is otherwise untouched. */
+int pyc_receive(int socketfd, char *buffer, unsigned long length, int timeout_ms, int *ret_fd);
 
 /* A memfd with `length` bytes of `content`, sealed against every change. Its descriptor. */
 int pyc_sealed_memfd(const char *name, const char *content, unsigned long length, int executable);

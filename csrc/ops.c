@@ -173,10 +173,10 @@ static long do_open_tree(struct launch *launch, const struct plan_step *step)
     return error;
 }
 
-/* `options` is key=value or flag, each ended by NUL, the last by another. */
-static long configure(int fsfd, char *options)
+/* `options` is key=value or flag, each ended by NUL, the last by another; `end` is the plan's. */
+static long configure(int fsfd, char *options, const char *end)
 {
-    while (*options) {
+    while (options < end && *options) {
         size_t length = text_length(options), cut = 0;
         long error;
 
@@ -202,7 +202,7 @@ static long do_mount_new(struct launch *launch, const struct plan_step *step)
 
     if (fsfd < 0)
         return fsfd;
-    error = configure((int)fsfd, STR(3));
+    error = configure((int)fsfd, STR(3), launch->base + launch->header->size);
     mountfd = error ? error : sys(fsmount, fsfd, FSMOUNT_CLOEXEC, INT(2));
     (void)sys(close, fsfd); /* the mount has a reference of its own */
     if (mountfd < 0)
@@ -428,11 +428,12 @@ static long do_place_descriptors(struct launch *launch, const struct plan_step *
 {
     uint64_t count = INT(0), first = INT(1);
     const uint32_t *numbers = (const uint32_t *)STR(2);
-    uint64_t above = count ? numbers[count - 1] + 1ull : 3;
+    uint64_t above;
     long fd, error;
 
-    if (first + count > SLOTS || count * sizeof *numbers > INT(3))
+    if (count > SLOTS || first + count > SLOTS || count * sizeof *numbers > INT(3))
         return -PYC_EINVAL;
+    above = count ? numbers[count - 1] + 1ull : 3;
     for (uint64_t i = 0; i < count; i++) {
         fd = sys(fcntl, launch->slot[first + i], F_DUPFD_CLOEXEC, above);
         if (fd < 0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from pycontainer.popen import DEVNULL, PIPE, STDOUT, Popen, run
-    from pycontainer.recover import recover
+    from pycontainer.recovery import recover
     from pycontainer.result import CompletedProcess, ExitReason, Usage
     from pycontainer.spec import IoLimit, Mount, Spec, Tmpfs
 
@@ -65,7 +65,7 @@ _WHERE = {
         "UnsupportedError",
     ),
     "popen": ("DEVNULL", "PIPE", "STDOUT", "Popen", "run"),
-    "recover": ("recover",),
+    "recovery": ("recover",),
     "result": ("CompletedProcess", "ExitReason", "Usage"),
     "spec": ("IoLimit", "Mount", "Spec", "Tmpfs"),
 }  # fmt: skip

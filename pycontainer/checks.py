@@ -185,15 +185,19 @@ def rlimit(name: Any, limit: Any) -> int:
     return 2**64 - 1 if size == math.inf else int(size)
 
 
-def seccomp(value: Any) -> Any:
+def seccomp(value: Any) -> str:
     """The name of a built-in profile, or an OCI profile kept as canonical JSON text (hashable)."""
-    if isinstance(value, str) and (value in ("default", "unconfined") or value[:1] == "{"):
-        return value
+    if value in ("default", "unconfined"):
+        return str(value)
+    if isinstance(value, str) and value[:1] == "{":
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise SpecError("seccomp", value, f"valid JSON ({error})") from None
     if isinstance(value, Mapping):
         return json.dumps(value, sort_keys=True)
-    raise SpecError(
-        "seccomp", value, '"default", "unconfined", or a profile in Docker\'s JSON format'
-    )
+    allowed = '"default", "unconfined", or a profile in Docker\'s JSON format'
+    raise SpecError("seccomp", value, allowed)
 
 
 def whole_number(field: str, smallest: int, largest: int) -> Check:

@@ -32,6 +32,11 @@ HINTS: dict[tuple[str, int], str] = {
         "the kernel mounts a procfs only where a whole one is visible: inside another container, "
         "make that with nesting=True (Docker: --security-opt systempaths=unconfined)"
     ),
+    ("clone_payload", errno.EAGAIN): "no process is left for the program: pids= counts init too",
+    ("write_record", errno.ENOSPC): "the disk of the state directory is full (PYCONTAINER_STATE)",
+    ("write_record", errno.EROFS): "name a writable directory in PYCONTAINER_STATE",
+    ("write_record", errno.EACCES): "name a directory of this user in PYCONTAINER_STATE",
+    ("mount_attach", errno.EINVAL): "a file is mounted over a directory, or the reverse",
     ("mount_attach", errno.ENOENT): "the root has no such directory: make it there",
     (
         "mount_attach",

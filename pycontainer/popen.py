@@ -22,6 +22,7 @@ from typing import Any, Unpack
 import attrs
 
 from pycontainer import command as commands
+from pycontainer import recovery
 from pycontainer.errors import SpecError, TimeoutExpired, UnsupportedError
 from pycontainer.linux import state
 from pycontainer.linux.application import once_per_process
@@ -481,4 +482,5 @@ def end_all(owner: int) -> None:
         running.destroy()
     session = state.session.peek()
     if session is not None:
+        recovery.remove_session(session.name, session.directories)
         session.close()

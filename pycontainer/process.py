@@ -8,6 +8,7 @@ nothing depends on who reaps the application's children.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -85,41 +86,59 @@ def has_ended(pidfd: int, timeout: float | None = 0) -> bool:
 
 
 class Launch:
-    """Owns a launcher, its clone, and the control socket between them and us."""
+    """Owns a launcher, its clone, and the control socket between them and us.
+
+    What is made is kept in cells that C writes, so an exception at any moment loses nothing; a
+    launch that nobody closed is ended when it becomes garbage.
+    """
 
     def __init__(
         self, content: bytes | bytearray, stdio: Sequence[int], inputs: Sequence[int]
     ) -> None:
         self.child_pid = 0
-        self.launcher_pid = 0
-        self.childfd = -1
-        self.launcherfd = -1
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control = ours
+        self.child, self.launcher, self._launcher_pid = native.Cell(), native.Cell(), native.Cell()
+        self.closed = False
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         planfd = -1
         try:
             planfd = native.sealed_memfd("pycontainer-plan", content)
-            self.launcher_pid, self.launcherfd = native.start(
+            native.start(
                 native.launcher_fd(),
                 [*stdio, theirs.fileno(), planfd, proc_fd(), manager_pidfd(), *inputs],
+                self._launcher_pid,
+                self.launcher,
             )
         except BaseException:
-            ours.close()
+            if self.launcher.value < 0:
+                self.control.close()
+                self.closed = True
             raise
         finally:
             theirs.close()
             if planfd >= 0:
                 os.close(planfd)
 
+    def __del__(self) -> None:
+        if not getattr(self, "closed", True):
+            self.abandon()
+
+    @property
+    def childfd(self) -> int:
+        """A pidfd of the clone, or -1 before it is known."""
+        return self.child.value
+
     def receive(self, timeout: float | None = None) -> Report | None:
         """The next report, or None when the other side is gone. Raises TimeoutError."""
-        self.control.settimeout(timeout)
-        packet, ancillary, _, _ = self.control.recvmsg(
-            REPORT.size, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC
-        )
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                (self.childfd,) = struct.unpack("i", data[:4])
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = -1 if deadline is None else max(0, deadline - time.monotonic())
+            # Rounded up: a wait must not end before its time.
+            wait_ms = -1 if left < 0 else math.ceil(left * 1000)
+            packet = native.receive(self.control.fileno(), REPORT.size, wait_ms, self.child)
+            if packet is not None:
+                break
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError
         if len(packet) < REPORT.size:
             return None
         report = Report.unpack(packet)
@@ -144,10 +163,8 @@ class Launch:
 
     def reap_launcher(self) -> None:
         """Once the program runs the launcher has nothing left to do: it is no zombie for long."""
-        if self.launcherfd >= 0 and has_ended(self.launcherfd):
-            reap(self.launcherfd)
-            os.close(self.launcherfd)
-            self.launcherfd = -1
+        if self.launcher.value >= 0 and has_ended(self.launcher.value):
+            _let_go(self.launcher)
 
     def command(self, kind: int, value: int = 0) -> bool:
         """Tell init to signal the payload or to end. False where it no longer listens."""
@@ -159,31 +176,32 @@ class Launch:
 
     def kill(self) -> None:
         """SIGKILL to the clone and the launcher: the namespace, and all in it, ends with init."""
-        for pidfd in (self.launcherfd, self.childfd):
-            if pidfd >= 0:
+        for cell in (self.launcher, self.child):
+            if cell.value >= 0:
                 # ESRCH: it has ended already.
                 with contextlib.suppress(ProcessLookupError):
-                    native.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    native.pidfd_send_signal(cell.value, signal.SIGKILL)
 
     def close(self, timeout: float | None = None) -> bool:
         """Wait until both processes are gone, reap them and let go of all. False at the timeout."""
-        for name in ("launcherfd", "childfd"):
-            pidfd = getattr(self, name)
-            if pidfd < 0:
-                continue
-            if not has_ended(pidfd, timeout):
-                return False
-            reap(pidfd)
-            os.close(pidfd)
-            setattr(self, name, -1)
+        for cell in (self.launcher, self.child):
+            if cell.value >= 0:
+                if not has_ended(cell.value, timeout):
+                    return False
+                _let_go(cell)
         self.control.close()
+        self.closed = True
         return True
 
     def abandon(self) -> None:
         """After a failure: kill, take in what still travels (a pidfd may), wait, let go."""
+        if self.closed:
+            return
         self.kill()
-        self._drain()
-        if self.childfd < 0:
+        if self.launcher.value >= 0:
+            has_ended(self.launcher.value, None)
+            self._drain()
+        if self.child.value < 0 and self.launcher.value >= 0:
             self._end_group()
         self.kill()
         self.close()
@@ -192,19 +210,19 @@ class Launch:
         """The launcher died between the clone and telling of it: the clone is in its group, and
         ends when it finds the launcher gone. Both are our children."""
         with contextlib.suppress(OSError):  # ESRCH: all gone; EINVAL: before 6.9, it ends by itself
-            native.pidfd_send_signal(self.launcherfd, signal.SIGKILL, group=True)
+            native.pidfd_send_signal(self.launcher.value, signal.SIGKILL, group=True)
         with contextlib.suppress(ChildProcessError):
             while True:
-                os.waitid(os.P_PGID, self.launcher_pid, os.WEXITED)
+                os.waitid(os.P_PGID, self._launcher_pid.value, os.WEXITED)
 
     def _drain(self) -> None:
         """The clone's pidfd may still be on its way to us; without it we could not wait for it."""
-        has_ended(self.launcherfd, None)
-        with contextlib.suppress(TimeoutError, BlockingIOError, ConnectionResetError):
-            while self.childfd < 0 and self.receive(0) is not None:
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
+            while self.child.value < 0 and self.receive(0) is not None:
                 pass
 
 
-def setup_error(op: str, operands: dict[str, object], errno: int, hint: str = "") -> SetupError:
-    """The typed failure of one step."""
-    return SetupError(errno, op, operands, hint)
+def _let_go(cell: native.Cell) -> None:
+    """Reap the process behind a pidfd, which has ended, and close it."""
+    reap(cell.value)
+    os.close(cell.take())

@@ -85,6 +85,7 @@ class Running:
         self._started = time.monotonic()
         self._report: Report | None = None
         self._ended: Ended | None = None
+        self._heard_end = False
         self._lock = threading.Lock()
         alive.add(self)
 
@@ -105,8 +106,11 @@ class Running:
         if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
             return None
         try:
-            if not self._is_over() and self._receive_end(timeout):
-                self._finish()
+            if not self._is_over():
+                # Once the end has been heard, an interrupted finish is taken up again.
+                self._heard_end = self._heard_end or self._receive_end(timeout)
+                if self._heard_end:
+                    self._finish()
             return self._ended
         finally:
             self._lock.release()
@@ -128,20 +132,19 @@ class Running:
     def _finish(self) -> None:
         """Init has said the last: all is dead. Count, wait until it is gone too, give back."""
         counted = CgroupUsage()
+        if self._report is None:
+            self._wait_until_gone()  # init was killed: others may still be dying
+        if self.cgroup is not None:
+            counted = self.cgroup.read_usage()  # while the kernel takes init apart
+        self._wait_until_gone()
+        ended = Ended(
+            report=self._report, counted=counted, wall_time=time.monotonic() - self._started
+        )
         try:
-            if self._report is None:
-                self._wait_until_gone()  # init was killed: others may still be dying
-            if self.cgroup is not None:
-                counted = self.cgroup.read_usage()  # while the kernel takes init apart
-            self._wait_until_gone()
             if self.cgroup is not None:
                 self.cgroup.close()
         finally:
-            self._ended = Ended(
-                report=self._report,
-                counted=counted,
-                wall_time=time.monotonic() - self._started,
-            )
+            self._ended = ended
             alive.discard(self)
             if self._give_back is not None:
                 self._give_back()

@@ -10,6 +10,7 @@ import errno
 import itertools
 import os
 import stat
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
@@ -36,6 +37,7 @@ from pycontainer.running import Running
 from pycontainer.spec import Mount, Spec
 from pycontainer.thishost import kernel_that_can, this_host
 
+START_SECONDS = 60.0  # a launch takes 2 ms; runc and crun wait for ever
 _numbers = itertools.count()
 _faults = (-1, 0)  # test build: which step fails, and how
 
@@ -109,8 +111,7 @@ def spawn(spec: Spec, command: Command) -> Running:
     who = identity.resolve(spec, ranged=host.privileged or (spec.id_range or 1) > 1)
     points = _points(spec)
     with ExitStack() as undo:
-        session = state.session()
-        session.record(parent.paths.values())
+        session = _record(parent)
         cgroup = _make_cgroup(enforcement, parent, session.name, undo)
         at_end = undo.enter_context(ExitStack())  # what the container holds until its end
         ids = _map_ids(spec, host, who, at_end)
@@ -139,11 +140,13 @@ def spawn(spec: Spec, command: Command) -> Running:
                 inputs += _network_inputs(spec, base, resources, at_end)
                 launch = _start(content, command.stdio, [*inputs, *command.pass_fds])
                 undo.callback(launch.abandon)
-                launch.wait_for(STARTED)
+                launch.wait_for(STARTED, time.monotonic() + START_SECONDS)
         except BaseFailed as failure:
             raise _step_error(failure.plan, failure.step, failure.errno) from None
         except LaunchFailed as failure:
             raise _failure(prepared.plan, failure, command) from None
+        except TimeoutError:
+            raise _not_started() from None
         give_back = at_end.pop_all().close
         undo.pop_all()
     launch.reap_launcher()
@@ -176,13 +179,27 @@ def join(running: Running, spec: Spec, command: Command) -> Running:
     inputs = [running.launch.childfd, *_cgroup_inputs(cgroup, resources), *command.pass_fds]
     launch = _start(content, command.stdio, inputs)
     try:
-        launch.wait_for(STARTED)
+        launch.wait_for(STARTED, time.monotonic() + START_SECONDS)
     except BaseException as error:
         launch.abandon()
         if isinstance(error, LaunchFailed):
             raise _failure(prepared.plan, error, command) from None
+        if isinstance(error, TimeoutError):
+            raise _not_started() from None
         raise
     return Running(launch, not_enforced=running.not_enforced)
+
+
+def _record(parent: Parent) -> state.Session:
+    """This application's record, before the first object that it would be needed for."""
+    try:
+        session = state.session()
+        session.record(parent.paths.values())
+    except OSError as error:
+        number = error.errno or errno.EIO
+        where = {"path": error.filename or state.state_path()}
+        raise SetupError(number, "write_record", where, hint("write_record", number)) from error
+    return session
 
 
 def _check_host_root(spec: Spec) -> None:
@@ -332,6 +349,13 @@ def _failure(plan: Plan, failure: LaunchFailed, command: Command) -> OSError:
         shown = command.cwd if command.shown_cwd is None else command.shown_cwd
         return OSError(failure.errno, os.strerror(failure.errno), shown)
     return _step_error(plan, failure.step, failure.errno)
+
+
+def _not_started() -> SetupError:
+    stuck = (
+        f"no program after {START_SECONDS:.0f} s: is the cgroup frozen, or a file system hanging"
+    )
+    return SetupError(errno.ETIMEDOUT, "launch", {}, stuck)
 
 
 def _step(plan: Plan, index: int) -> Step | None:

@@ -86,6 +86,10 @@ class Cgroup:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if self._branches:
+            self.close()
+
     @property
     def paths(self) -> dict[str, str]:
         """This container's directory of each controller; the tree of version 2 is `unified`."""
@@ -249,11 +253,14 @@ class Cgroup:
 
     def _make(self, branch: Branch, limits: Limits, numbers: Mapping[IoLimit, str]) -> None:
         name, fd = self.name, branch.fd
+        self._branches.append(
+            branch
+        )  # first: an exception from a signal handler may come at any time
         try:
             os.mkdir(name, 0o755, dir_fd=fd)
         except OSError as error:
+            self._branches.remove(branch)
             raise self._refused("cgroup_mkdir", branch, "", error) from error
-        self._branches.append(branch)
         for file, text in _settings(branch, limits, numbers):
             self._write(branch, file, text)
         if branch.version == 1:

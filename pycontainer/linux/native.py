@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -43,11 +44,35 @@ def _checked(value: int, path: str | None = None) -> int:
     return value
 
 
-def start(launcherfd: int, sources: Sequence[int]) -> tuple[int, int]:
-    """Start the launcher with `sources[i]` as its descriptor i. Returns (pid, pidfd)."""
-    pidfd = ffi.new("int *", -1)
-    pid = _checked(lib.pyc_start(launcherfd, list(sources), len(sources), pidfd))
-    return pid, pidfd[0]
+class Cell:
+    """An int that C writes: what a call gives is kept even if a signal handler raises right after."""
+
+    def __init__(self) -> None:
+        self._int = ffi.new("int *", -1)
+
+    @property
+    def value(self) -> int:
+        """-1 until it has been written."""
+        return int(self._int[0])
+
+    def take(self) -> int:
+        """The value, which the caller now has to close; -1 afterwards."""
+        value, self._int[0] = self._int[0], -1
+        return int(value)
+
+
+def start(launcherfd: int, sources: Sequence[int], pid: Cell, pidfd: Cell) -> None:
+    """Start the launcher with `sources[i]` as its descriptor i."""
+    _checked(lib.pyc_start(launcherfd, list(sources), len(sources), pid._int, pidfd._int))
+
+
+def receive(socketfd: int, length: int, timeout_ms: int, passed: Cell) -> bytes | None:
+    """A packet, b"" at the end of file, None when none came in time; `passed`: a descriptor."""
+    buffer = ffi.new("char[]", length)
+    n = lib.pyc_receive(socketfd, buffer, length, timeout_ms, passed._int)
+    if n in (-errno.EAGAIN, -errno.EINTR):
+        return None
+    return bytes(ffi.buffer(buffer, _checked(n)))
 
 
 def sealed_memfd(name: str, content: bytes | bytearray, *, executable: bool = False) -> int:
@@ -81,8 +106,6 @@ def openat2(dirfd: int, path: str, flags: int, *, mode: int = 0, resolve: int = 
 
 def ofd_lock(fd: int, start: int, length: int = 1) -> bool:
     """Take a byte range for this open file; False where another holds it (fcntl(2), F_OFD_SETLK)."""
-    import errno
-
     value = lib.pyc_ofd_lock(fd, start, length, 1)
     if value in (-errno.EAGAIN, -errno.EACCES):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from pycontainer.cgroup import remove_leftovers
 from pycontainer.linux import state
@@ -23,7 +24,7 @@ def recover() -> list[str]:
     try:
         for name, fd, content in state.dead_sessions(directory_fd):
             try:
-                removed += _remove(name, content.get("directories", []))
+                removed += remove_session(name, content.get("directories", []))
                 os.unlink(f"{name}.session", dir_fd=directory_fd)
             finally:
                 os.close(fd)
@@ -32,7 +33,7 @@ def recover() -> list[str]:
     return removed
 
 
-def _remove(session: str, directories: list[str]) -> list[str]:
+def remove_session(session: str, directories: Iterable[str]) -> list[str]:
     """Every cgroup that this session made: they carry its name."""
     paths = {path: path for path in directories if os.path.isdir(path)}
     return remove_leftovers(paths, f"pycontainer-{session}-")
