@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import attrs
@@ -20,7 +21,7 @@ from pycontainer.plan.encode import complete, encode
 from pycontainer.plan.host import Host
 from pycontainer.plan.rootfs import BaseSpec, compile_base, map_content
 from pycontainer.plan.steps import Plan
-from pycontainer.process import CHILD, READY, Launch, LaunchFailed
+from pycontainer.process import CHILD, READY, START_SECONDS, Launch, LaunchFailed
 
 MOST_BASES = 16
 _faults = (-1, 0)  # test build: which step fails, and how
@@ -63,10 +64,10 @@ class Base:
             os.close(null)
         try:
             if spec.subordinate is not None:
-                launch.wait_for(CHILD)
+                launch.wait_for(CHILD, time.monotonic() + START_SECONDS)
                 newidmap.write_maps(launch.child_pid, host, spec.subordinate)
                 launch.control.send(b"1")
-            launch.wait_for(READY)
+            launch.wait_for(READY, time.monotonic() + START_SECONDS)
             self._take_namespaces(launch.child_pid, user=maps is not None)
         except LaunchFailed as failure:
             raise BaseFailed(plan, failure.step, failure.errno) from None

@@ -29,6 +29,7 @@ FAILED, CHILD, STARTED, ENDED, READY = 1, 2, 3, 4, 5
 COMMAND_SIGNAL, COMMAND_END = 1, 2
 END_EXIT, END_WALL_TIME, END_CPU_TIME, END_MANAGER_GONE = range(4)
 NANOSECONDS = 1e9
+START_SECONDS = 60.0  # a launch takes 2 ms; runc and crun wait for ever
 # Steps before the plan's own: what the launcher reports when it cannot begin.
 EARLY_STEPS = {-1: "read_plan", -2: "clone", -3: "clone_payload"}
 

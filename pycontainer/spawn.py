@@ -32,12 +32,11 @@ from pycontainer.plan.host import Host, Subordinate
 from pycontainer.plan.recipe import Process, Resources, compile_join, compile_plan
 from pycontainer.plan.rootfs import BaseSpec, Point
 from pycontainer.plan.steps import Plan, Step
-from pycontainer.process import EARLY_STEPS, STARTED, Launch, LaunchFailed
+from pycontainer.process import EARLY_STEPS, START_SECONDS, STARTED, Launch, LaunchFailed
 from pycontainer.running import Running
 from pycontainer.spec import Mount, Spec
 from pycontainer.thishost import kernel_that_can, this_host
 
-START_SECONDS = 60.0  # a launch takes 2 ms; runc and crun wait for ever
 _numbers = itertools.count()
 _faults = (-1, 0)  # test build: which step fails, and how
 

@@ -29,6 +29,7 @@ FAULTS = Path(native.__file__).parents[1] / "_launcher_faults"
 STOPS, DIES = -1, -2
 ERRNOS = (errno.EPERM, errno.ENOMEM, errno.ENOSPC, errno.EMFILE)
 PROGRAMS_OWN = {"execute": "true", "change_directory": "/tmp"}
+WAITING = (Launch.receive.__code__, native.receive.__code__)
 PATIENCE = 0.01  # seconds until a launch that stands still is ended; it stands after 2 ms
 
 Options = dict[str, Any]
@@ -205,7 +206,7 @@ def while_it_waits(act: Callable[[], None]) -> Iterator[None]:
     """`act` is called once, by a signal handler, while the library waits for its launcher."""
 
     def look(number: int, frame: FrameType | None) -> None:
-        if frame is not None and frame.f_code is Launch.receive.__code__:
+        if frame is not None and frame.f_code in WAITING:
             signal.setitimer(signal.ITIMER_REAL, 0)
             act()
 

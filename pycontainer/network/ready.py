@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 from pycontainer.linux import application
 from pycontainer.plan.encode import complete, encode
 from pycontainer.plan.network import compile_network
-from pycontainer.process import READY, Launch
+from pycontainer.process import READY, START_SECONDS, Launch
 
 
 class ReadyNetworks:
@@ -83,7 +84,7 @@ def make(userfd: int) -> int:
     finally:
         os.close(null)
     try:
-        launch.wait_for(READY)
+        launch.wait_for(READY, time.monotonic() + START_SECONDS)
         name = f"{launch.child_pid}/ns/net"
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=application.proc_fd())
     finally:

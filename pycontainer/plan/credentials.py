@@ -38,7 +38,7 @@ def add_steps(spec: Spec, identity: Identity) -> Iterator[Step]:
     if spec.no_new_privileges:
         bits = NOROOT | NO_SETUID_FIXUP | KEEP_CAPS_LOCKED | (0 if granted else NO_AMBIENT_RAISE)
     else:
-        bits = 0x04 if granted else 0  # NO_SETUID_FIXUP not locked: setuid programs work as ever
+        bits = 0x04  # NO_SETUID_FIXUP, not locked: dropping comes after setresuid below
     yield step("set_securebits", bits=bits)
     if identity.ranged:
         gids = struct.pack(f"<{len(identity.groups)}I", *identity.groups)

@@ -19,6 +19,10 @@ def compile_network(*, in_user_namespace: bool) -> Plan:
         clone_flags=CLONE_NEWNET,
         inputs=("user",) if in_user_namespace else (),
         outside=enter if in_user_namespace else (),
-        beside=(step("send_child", control="control"),),
-        inside=(step("raise_loopback"), step("ready", control="control")),
+        beside=(step("send_child", control="control"), step("release_child")),
+        inside=(
+            step("await_parent"),
+            step("raise_loopback"),
+            step("ready", control="control"),
+        ),
     )

@@ -62,7 +62,7 @@ def compile_base(base: BaseSpec, host: Host) -> Plan:
     """The plan that prepares a base and waits until the application holds its namespaces."""
     clone_flags = CLONE_NEWNS | (CLONE_NEWUSER if base.user_namespace else 0)
     inside = [
-        *([step("await_parent")] if base.user_namespace else []),
+        step("await_parent"),  # ids are mapped, and the application knows of this process
         step("set_propagation", path="/", propagation=MS_PRIVATE),
         *_top(),
         *(_directory_tree(base) if base.rootfs else _view_tree(host)),
@@ -88,8 +88,7 @@ def _base_maps(base: BaseSpec) -> Iterator[Step]:
         yield step("await_application", control="control")  # it runs newuidmap and newgidmap
     elif base.user_namespace:
         yield from map_steps(deny_setgroups=True)
-    if base.user_namespace:
-        yield step("release_child")
+    yield step("release_child")
 
 
 def map_steps(*, deny_setgroups: bool) -> Iterator[Step]:
