@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from pycontainer.spec import IoLimit, Mount, Spec, Tmpfs
 
 __all__ = [
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
     "Ability",
     "BuildError",
     "CalledProcessError",
     "CompletedProcess",
-    "DEVNULL",
     "Error",
     "ExitReason",
     "HostReport",
@@ -38,10 +40,8 @@ __all__ = [
     "IoLimit",
     "Mount",
     "NetworkError",
-    "PIPE",
     "Popen",
     "RegistryError",
-    "STDOUT",
     "SetupError",
     "Spec",
     "SpecError",

@@ -36,7 +36,7 @@ _LARGEST_ID = 2**32 - 2  # -1 means "no change" to the kernel
 
 
 def checked_by(checks: Mapping[str, Check]) -> Callable[[type, list[Any]], list[Any]]:
-    """For `attrs.frozen(field_transformer=…)`: every field goes through its check when it is set."""
+    """For `attrs.frozen(field_transformer=…)`: each field goes through its check when it is set."""
 
     def add(cls: type, fields: list[Any]) -> list[Any]:
         return [field.evolve(converter=checks.get(field.name)) for field in fields]

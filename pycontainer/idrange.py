@@ -1,6 +1,6 @@
 """Ranges of host ids for user namespaces: every container of root has one that nobody else uses.
 
-Range i is ids FIRST + i * 65,536 onwards. Holding it is holding a lock on byte i of one file, so the
+Range i is ids FIRST + i * 65,536 onwards. Holding it is holding a lock on byte i of a file, so the
 kernel gives it back when the application dies, and two applications never share one.
 """
 
@@ -13,7 +13,7 @@ from pycontainer.errors import UnsupportedError
 from pycontainer.linux import native, state
 from pycontainer.linux.application import once_per_process
 
-# Above what login.defs, subuid (100,000 up) and systemd's containers (524,288 to 1,879,048,191) use.
+# Above what subuid (100,000 up) and systemd's containers (524,288 to 1,879,048,191) use.
 FIRST = 0x7000_0000
 LENGTH = 65536
 COUNT = (0xF000_0000 - FIRST) // LENGTH

@@ -1,4 +1,4 @@
-"""Id ranges for ordinary users: newuidmap and newgidmap write what /etc/subuid and /etc/subgid allow."""
+"""Id ranges for ordinary users: newuidmap and newgidmap write what /etc/subuid and subgid allow."""
 
 from __future__ import annotations
 

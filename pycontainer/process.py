@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 import attrs
 
-from pycontainer.errors import SetupError
 from pycontainer.linux import native
 from pycontainer.linux.application import manager_pidfd, proc_fd
 

@@ -1,4 +1,4 @@
-"""This machine as a `plan.host.Host`, read once per process, the host view again when mounts change."""
+"""This machine as a `plan.host.Host`, read once per process."""
 
 from __future__ import annotations
 

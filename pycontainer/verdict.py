@@ -23,7 +23,7 @@ def verdict(ended: Ended, *, output_exceeded: bool = False) -> ExitReason:
     """The limit that ended it, in the order in which one hides the other.
 
     A clock is only named while the program still ran, so it beats an earlier kill of some other
-    process; an out-of-memory kill anywhere in the tree beats the program's own end, which it caused.
+    process; an out-of-memory kill anywhere in the tree beats the program's own end.
     """
     if output_exceeded:
         return ExitReason.OUTPUT_LIMIT

@@ -45,7 +45,7 @@ def _checked(value: int, path: str | None = None) -> int:
 
 
 class Cell:
-    """An int that C writes: what a call gives is kept even if a signal handler raises right after."""
+    """An int that C writes: what a call gives is kept even if a signal handler raises then."""
 
     def __init__(self) -> None:
         self._int = ffi.new("int *", -1)
@@ -105,7 +105,7 @@ def openat2(dirfd: int, path: str, flags: int, *, mode: int = 0, resolve: int = 
 
 
 def ofd_lock(fd: int, start: int, length: int = 1) -> bool:
-    """Take a byte range for this open file; False where another holds it (fcntl(2), F_OFD_SETLK)."""
+    """Take a byte range for this open file; False where another holds it (F_OFD_SETLK)."""
     value = lib.pyc_ofd_lock(fd, start, length, 1)
     if value in (-errno.EAGAIN, -errno.EACCES):
         return False

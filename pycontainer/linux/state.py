@@ -55,7 +55,7 @@ def open_directory(*, create: bool = True) -> int:
 
 
 class Session:
-    """This application's record: its name, the lock that says it lives, what it may leave behind."""
+    """This application's record: its name, the lock that says it lives, what it may leave."""
 
     def __init__(self) -> None:
         self.directory_fd = open_directory()

@@ -1,6 +1,6 @@
 """Owns empty network namespaces that are made ahead: making one is a third of a container's cost.
 
-They belong to the application's user namespace, never to a container's, so nothing inside can change
+They belong to the application's user namespace, never to a container's: nothing inside can change
 them: what a namespace carries from one container to the next is loopback's counters and connections
 in TIME_WAIT. One is used by one container at a time.
 """
@@ -18,7 +18,7 @@ from pycontainer.process import READY, START_SECONDS, Launch
 
 
 class ReadyNetworks:
-    """A stock of empty network namespaces with loopback up, by the user namespace they belong to."""
+    """A stock of empty network namespaces with loopback up, by the user namespace they are of."""
 
     def __init__(self) -> None:
         self._free: dict[int, list[int]] = {}

@@ -155,7 +155,7 @@ def _nanoseconds(seconds: float | None) -> int:
 
 
 def encode_program(program: Program, at: int) -> bytes:
-    """Counts, then offsets (argv and envp each ended by 0), then the strings; `at` is its offset."""
+    """Counts, offsets (argv and envp each ended by 0), then the strings; `at` is its own offset."""
     candidates, argv, environment = program.candidates, program.argv, program.environment
     entries = len(candidates) + len(argv) + len(environment)
     where = at + 8 * (3 + entries + 2)

@@ -1,4 +1,4 @@
-"""The container's own /proc: what it tells about the host is masked, what changes things is sealed."""
+"""The container's own /proc: what it tells of the host is masked, what changes things is sealed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of a container: a small mount namespace with its root tree, prepared once, shared by runs.
+"""The base of a container: a small mount namespace with its root tree, made once, shared by runs.
 
 A base holds the tree, and beside it what a run needs and the tree must not show: a fully visible
 procfs (without which the kernel refuses a proc mount in a user namespace, mount_too_revealing), a

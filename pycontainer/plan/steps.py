@@ -1,4 +1,4 @@
-"""Steps and plans as values. The table of ops is `ops.def`, the same file that the C compiler reads."""
+"""Steps and plans as values. The table of ops is `ops.def`, which the C compiler reads too."""
 
 from __future__ import annotations
 
