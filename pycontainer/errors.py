@@ -43,6 +43,7 @@ class SetupError(Error, OSError):
         self, errno: int, op: str, operands: dict[str, Any] | None = None, hint: str = ""
     ) -> None:
         OSError.__init__(self, errno, os.strerror(errno))
+        self.filename = (operands or {}).get("path")
         self.op, self.operands, self.hint = op, operands or {}, hint
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ FAILED, CHILD, STARTED, ENDED, READY = 1, 2, 3, 4, 5
 COMMAND_SIGNAL, COMMAND_END = 1, 2
 END_EXIT, END_WALL_TIME, END_CPU_TIME, END_MANAGER_GONE = range(4)
 NANOSECONDS = 1e9
+SLICE_MS = 500
 START_SECONDS = 60.0  # a launch takes 2 ms; runc and crun wait for ever
 # Steps before the plan's own: what the launcher reports when it cannot begin.
 EARLY_STEPS = {-1: "read_plan", -2: "clone", -3: "clone_payload"}
@@ -132,8 +133,9 @@ class Launch:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = -1 if deadline is None else max(0, deadline - time.monotonic())
-            # Rounded up: a wait must not end before its time.
-            wait_ms = -1 if left < 0 else math.ceil(left * 1000)
+            # Rounded up: a wait must not end before its time. In slices: a signal that comes just
+            # before the poll interrupts nothing, and its Python handler waits for our return.
+            wait_ms = SLICE_MS if left < 0 else min(SLICE_MS, math.ceil(left * 1000))
             packet = native.receive(self.control.fileno(), REPORT.size, wait_ms, self.child)
             if packet is not None:
                 break

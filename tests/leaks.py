@@ -188,7 +188,7 @@ def attributes(places: Places) -> Things:
 def status_lines() -> Iterator[tuple[str, str]]:
     for line in read("/proc/thread-self/status").splitlines():
         name, _, value = line.partition(":")
-        if name == "SigCgt":
+        if name in ("SigCgt", "SigIgn"):
             yield name, f"{int(value, 16) & ~CAUGHT_BY_OTHERS:016x}"
         elif name in STATUS_LINES:
             yield name, value.strip()

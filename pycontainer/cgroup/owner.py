@@ -87,7 +87,7 @@ class Cgroup:
         self.close()
 
     def __del__(self) -> None:
-        if self._branches:
+        if getattr(self, "_branches", None):  # absent where the name was refused
             self.close()
 
     @property

@@ -232,11 +232,12 @@ def manager_that_dies(parent: Parent, prefix: str) -> int:
     if manager == 0:
         try:
             with Members() as members:
+                owned: list[Cgroup] = []  # garbage would give its cgroups back
                 for number in range(2):
-                    cgroup = Cgroup.create(parent, f"{prefix}{number}", Limits())
-                    members.idle(cgroup)
+                    owned.append(Cgroup.create(parent, f"{prefix}{number}", Limits()))
+                    members.idle(owned[-1])
                     if number:
-                        cgroup.freeze()
+                        owned[-1].freeze()
                 os.write(ready_write, b"r")
                 wait_for_ever()
         finally:
