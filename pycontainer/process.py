@@ -170,6 +170,8 @@ class Launch:
 
     def command(self, kind: int, value: int = 0) -> bool:
         """Tell init to signal the payload or to end. False where it no longer listens."""
+        if self.closed:
+            return False
         try:
             self.control.send(COMMAND.pack(kind, value), socket.MSG_DONTWAIT)
         except (BrokenPipeError, ConnectionResetError, BlockingIOError):

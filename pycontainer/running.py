@@ -167,7 +167,7 @@ class Running:
     def end(self) -> None:
         """End the whole tree now; `wait` tells how it went."""
         self._check_owner()
-        if self._ended is None and not self.launch.command(COMMAND_END):
+        if not self._heard_end and not self.launch.command(COMMAND_END):
             self.launch.kill()
 
     def destroy(self) -> Ended:

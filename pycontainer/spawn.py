@@ -162,8 +162,14 @@ def drop_caches() -> None:
 def join(running: Running, spec: Spec, command: Command) -> Running:
     """Start a further program in a running container, with the same protections as the first."""
     host = this_host()
+    if not host.privileged:
+        raise UnsupportedError(
+            "joining a running container",
+            "the kernel opens the namespaces of init, which cannot be traced, only to root",
+            "run the programs from the container's first one, or as root",
+        )
     enforcement = limits.enforce(spec, limits.parent_of(spec))
-    who = identity.resolve(spec, ranged=host.privileged or (spec.id_range or 1) > 1)
+    who = identity.resolve(spec, ranged=True)
     cgroup = running.cgroup
     resources = Resources(
         attach=len(cgroup.attach_fds) if cgroup else 0,

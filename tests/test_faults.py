@@ -165,6 +165,8 @@ def runs_fixture(
     variant: Variant, rootfs: Path, places: leaks.Places, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Runs]:
     options = variant(rootfs)
+    if "cpu_time" in options:
+        require("root", os.getuid() == 0, "an ordinary user has no cgroup to count the time here")
     with descriptors_to_pass(options.get("pass_fds", ())):
         yield Runs(options, places, monkeypatch)
 

@@ -22,8 +22,9 @@ FOR_THREADS = {"net", "uts", "ipc", "mnt", "cgroup", "pid"}
 
 
 @pytest.fixture(name="box")
-def box_fixture() -> Iterator[pycontainer.Popen]:
+def box_fixture(require: Require) -> Iterator[pycontainer.Popen]:
     """A container whose program has written /tmp/mark and waits."""
+    require("root", os.geteuid() == 0, "joining init's namespaces takes root")
     script = "echo inside > /tmp/mark; echo ready; exec sleep 600"
     with pycontainer.Popen(["sh", "-c", script], stdout=pycontainer.PIPE) as process:
         assert process.stdout is not None
@@ -225,3 +226,11 @@ def test_a_time_namespace_cannot_be_entered_beside_other_threads(box: pycontaine
         done.set()
         thread.join()
     assert before == places()
+
+
+def test_an_ordinary_user_is_told_why_it_cannot_join(require: Require) -> None:
+    require("ordinary user", os.geteuid() != 0, "root can")
+    with pycontainer.Popen(["sleep", "600"]) as process:
+        with pytest.raises(pycontainer.UnsupportedError, match="as root"):
+            join(process, ["true"])
+        process.kill()

@@ -97,7 +97,8 @@ def test_a_network_made_ahead_has_loopback_and_nothing_else() -> None:
         assert ("['lo']\n", "") == (result.stdout, result.stderr)
 
 
-def test_two_containers_are_never_in_one_network_made_ahead() -> None:
+def test_two_containers_are_never_in_one_network_made_ahead(require: Require) -> None:
+    require("root", os.geteuid() == 0, "another's namespaces can be seen by root alone")
     with (
         pycontainer.Popen(["sleep", "600"], prepared_networks=2) as one,
         pycontainer.Popen(["sleep", "600"], prepared_networks=2) as other,
@@ -109,7 +110,10 @@ def test_two_containers_are_never_in_one_network_made_ahead() -> None:
     assert os.readlink("/proc/self/ns/net") not in networks
 
 
-def test_a_network_is_kept_for_the_next_container_up_to_the_number_asked_for() -> None:
+def test_a_network_is_kept_for_the_next_container_up_to_the_number_asked_for(
+    require: Require,
+) -> None:
+    require("root", os.geteuid() == 0, "an ordinary user makes them in its base's namespace")
     stock = ReadyNetworks()
     one, other = stock.take(-1), stock.take(-1)
     assert os.fstat(one).st_ino != os.fstat(other).st_ino

@@ -92,9 +92,9 @@ def compile_plan(spec: Spec, host: Host, process: Process, resources: Resources)
         cgroup_slot="cgroup" if resources.clone_into else None,
         cpu_slot="cpu_usage" if resources.cpu_usage else None,
         outside=(
-            *_time_steps(spec),  # offsets can be set only before the first process enters
             *([] if resources.base_user else _open_binds(binds)),  # with the caller's own rights
             *_enter_base(resources),  # from here on the host's paths are out of sight
+            *_time_steps(spec),  # offsets can be set only before the first process enters
             *([step("setns", namespace="network", nstype=0)] if resources.ready_network else []),
         ),
         beside=(
