@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ PLACES = pytest.StashKey[leaks.Places]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Two runs on one machine share neither cgroups, nor state, nor temporary files."""
+    hear_signals()
     name = f"pycontainer-test-{os.getpid()}"
     directory = Path(tempfile.mkdtemp(prefix=f"{name}-"))
     temporary = directory / "tmp"
@@ -34,6 +36,14 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYCONTAINER_STATE"] = str(directory / "state")
     os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
     config.stash[PLACES] = leaks.Places(cgroup=name, state=directory / "state", temporary=temporary)
+
+
+def hear_signals() -> None:
+    """Whoever started the tests may ignore these (nohup, a shell's background job), and with it
+    every application that a test starts and sends one to."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
