@@ -14,7 +14,6 @@ from pycontainer.spec import Spec
 
 # An /etc/passwd larger than this is an attack (CVE-2024-9676).
 MOST_BYTES = 1 << 20
-OVERFLOW_ID = 65534
 
 
 def resolve(spec: Spec, *, ranged: bool) -> Identity:

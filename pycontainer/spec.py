@@ -7,7 +7,6 @@ where it cannot; a number must hold or `run` raises UnsupportedError; `"max"` me
 from __future__ import annotations
 
 import importlib
-import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypedDict
@@ -203,10 +202,6 @@ class Spec:
         """A limit's number with the default filled in; `math.inf` and None both mean no limit."""
         value: int | float | None = getattr(self, field)
         return DEFAULTS.get(field) if value is None else value
-
-    def is_limited(self, field: str) -> bool:
-        """Whether there is a limit, by default or by wish."""
-        return self.limit(field) not in (None, math.inf, ())
 
     def explain(self) -> str:
         """The plan for this spec on this host in words, and what each relaxation gives away."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import os
 import platform
 import pwd
@@ -159,14 +158,6 @@ def own_names() -> tuple[str, ...]:
         return pwd.getpwuid(os.getuid()).pw_name, str(os.getuid())
     except KeyError:
         return (str(os.getuid()),)
-
-
-def own_group_name() -> str:
-    """The name of this process's group, or its number where it has none."""
-    try:
-        return grp.getgrgid(os.getgid()).gr_name
-    except KeyError:
-        return str(os.getgid())
 
 
 def usable_processors() -> int:
